@@ -1,0 +1,1 @@
+"""LensML: finds strong gravitational lenses in survey cutouts."""
