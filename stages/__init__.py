@@ -115,7 +115,8 @@ def _value(mark: In | Out | Param, params: config.Params, arguments: dict[str, s
     if mark.each is None:
         return _existing(Path(mark.path.format(**arguments)))
     names = {"source": list(params.sources), "arch": params.train.members}[mark.each]
-    _only_members(Path(mark.path.format(**{mark.each: names[0]})).parent, names)
+    if mark.each == "source":
+        _only_members(Path(mark.path).parent, names)
     return {name: _existing(Path(mark.path.format(**{mark.each: name}))) for name in names}
 
 
@@ -136,7 +137,7 @@ def _only_members(folder: Path, names: list[str]) -> None:
     """DVC hashes a gathered folder whole, so what a source left behind would be in the data unseen."""
     here = {path.name for path in folder.glob("[!.]*") if path.is_dir()} if folder.is_dir() else set()
     strangers = sorted(here - set(names))
-    if strangers and folder.name != "models":
+    if strangers:
         raise ContractError(
             f"{folder} must hold {', '.join(names)} and nothing else, got {', '.join(strangers)}. "
             f"Remove what has left {paths.PARAMS}: rm -r {folder / strangers[0]}"
