@@ -16,6 +16,7 @@ MODEL = "data/models/{arch}"
 FUSION = "data/fusion.json"
 TEST_SCORES = "data/test_scores.parquet"
 RESUME = "data/resume/{arch}"  # not an output: what a killed training goes on from
+DOWNLOAD = "data/resume/download"  # not an output: what a broken download goes on from
 
 LABEL_REPORT = "metrics/label_provenance.json"
 CONVERT_REPORT = "metrics/convert/{source}.json"
