@@ -1,10 +1,8 @@
 """What a stage is: a function whose signature names what it reads, which parameters it takes and what it writes."""
 
-import contextlib
 import inspect
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -12,6 +10,7 @@ from typing import Any, get_type_hints
 import typer
 
 from lensml import config, paths
+from lensml.errors import one_line_errors
 from lensml.schema import ContractError
 
 
@@ -72,16 +71,6 @@ def main(this: Stage) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     app()
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Bad input, in one line and exit code 1; anything else is a mistake of ours and keeps its traceback."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
 
 
 def run(this: Stage, arguments: dict[str, str]) -> None:
