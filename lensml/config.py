@@ -84,6 +84,7 @@ class Convert(Section):
     max_pixels: Positive
     refused_max: Fraction
     psf_pixels_max: Annotated[int, Field(ge=7, le=255)]
+    psf_lost_max: Fraction
     aperture_arcsec: Arcsec
     good_fraction_min: Fraction
 
