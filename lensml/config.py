@@ -37,17 +37,25 @@ class Survey(Section):
     bands: Annotated[dict[Name, Band], Field(min_length=1)]
 
 
+class SimulatedSurvey(Section):
+    bands: Annotated[list[Name], Field(min_length=1)]
+    stamp_pixels: Annotated[int, Field(ge=16, le=512)]
+    electrons_per_nJy: PositiveFloat  # noqa: N815
+    read_noise_electrons: Annotated[float, Field(ge=0)]
+    host_magnitude: Annotated[list[float], Field(min_length=2, max_length=2)]
+    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2)]
+
+
 class SimulatedSource(Section):
     kind: Literal["simulated"]
     seed: Seed
     lenses: Count
     non_lenses: Count
     unlabelled: Count
-    surveys: Annotated[list[Name], Field(min_length=1)]
-    stamp_pixels: dict[Name, Annotated[int, Field(ge=16, le=512)]]
     supersampling: Annotated[int, Field(ge=1, le=8)]
-    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2)]
     arc_snr_min: Annotated[float, Field(ge=0)]
+    flux_ratio: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2, max_length=2)]
+    surveys: Annotated[dict[Name, SimulatedSurvey], Field(min_length=1)]
     batch_objects: Positive
     jobs: Jobs
 
@@ -100,6 +108,11 @@ class PsfMatch(Section):
     common_target_fwhm: Arcsec
     residual_max: PositiveFloat
     off_centre_max: PositiveFloat
+    fwhm_tolerance: Fraction
+    gain_max: Annotated[float, Field(ge=1)]
+    regularisation: Annotated[float, Field(gt=0, lt=1)]
+    lost_weight_max: Fraction
+    batch_objects: Positive
     refused_max: Fraction
     jobs: Jobs
 
