@@ -89,6 +89,37 @@ SPLIT_TABLE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "reason": _S,  # why an object is left out; "" otherwise
 }
 
+# One row per object of a split, in the order of its shards. Lists follow `bands`: those that the network knows.
+SHARD_INDEX: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "key": _S,  # of its members in the shard
+    "object_id": _S,
+    "group_id": _S,
+    "source": _S,
+    "survey": _S,
+    "label": _S,
+    "label_source": _S,
+    "label_confidence": _F,
+    "kind": _S,
+    "flux_ratio": _F,
+    "theta_e_arcsec": _F,
+    "bands": pl.List(_S),
+    "sky_sigma": pl.List(_F),  # nJy per pixel of the network's grid
+    "magnitude": pl.List(_F),
+    "snr": pl.List(_F),
+    **{
+        name: CATALOGUE[name]
+        for name in (
+            *("instrument", "z_phot", "z_spec", "z_err", "seeing", "psf_fwhm", "pixel_scale", "sersic_index"),
+            *("half_light_radius", "axis_ratio", "position_angle", "variance_map_available", "psf_origin"),
+            *("psf_matched", "target_psf_fwhm", "psf_residual", "quality"),
+        )
+    },
+    "shard": _S,  # file name
+    "flux_offset": _I,  # byte in the shard where the first code stands; as many as bands x stamp_pixels^2 follow
+    "variance_offset": _I,
+    "stamp_pixels": _I,
+}
+
 # Per object and member: the logit of a trained network.
 SCORES: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "object_id": _S,

@@ -11,7 +11,8 @@ Codes = NDArray[np.int16]
 STEP: Final = 1e-3  # of arcsinh(flux / sky_sigma) and of ln(variance / sky_sigma^2)
 BAD: Final = 32767  # variance code of a pixel that must not be used
 FLUX_LIMIT: Final = 1e13  # |flux| / sky_sigma up to which the code holds
-BAD_LOG_VARIANCE: Final = BAD * STEP  # what a bad pixel's code is as ln(variance / sky_sigma^2): a weight below 1e-14
+# A bad pixel's code as ln(variance / sky_sigma^2), a weight below 1e-14; in float32, so that `==` finds it
+BAD_LOG_VARIANCE: Final = float(np.float32(BAD) * np.float32(STEP))
 PSF_FLOOR: Final = 1e-4  # of the peak: below it the PSF's code is linear
 PSF_STEPS: Final = 3000.0
 

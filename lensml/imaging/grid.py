@@ -1,0 +1,139 @@
+"""The network's grid: stamps of any survey brought to one size in pixels, fine pixels binned by whole factors."""
+
+import math
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lensml.store.stamps import Stamps
+
+Float = NDArray[np.float32]
+
+SCALE_TOLERANCE: Final = 0.01  # a WCS's pixel scale strays this far over a field; it must not change the factor
+
+
+def on_grid(stamps: Stamps, stamp_pixels: int, pixel_scale_min: float) -> tuple[pl.DataFrame, Float, Float]:
+    """Stamps on the network's grid: catalogue with its pixel_scale and sky_sigma, flux, variance.
+
+    Noise of neighbouring pixels that is correlated (drizzling, PSF matching) adds up to more than its variances:
+    sky_sigma and variance grow by `binned_noise` of the catalogue's noise_correlation.
+
+    Parameters
+    ----------
+    stamp_pixels : side of the grid
+    pixel_scale_min : arcsec; see `binning_factor`
+
+    Returns
+    -------
+    catalogue, flux (object, band, stamp_pixels, stamp_pixels) nJy, variance likewise nJy^2, infinite where bad
+    """
+    flux, variance, pixel_scale = to_grid(
+        stamps.flux, stamps.variance, stamps.pixel_scale, stamp_pixels, pixel_scale_min
+    )
+    factor = np.rint(pixel_scale / stamps.pixel_scale).astype(int)
+    excess = binned_noise(_correlation(stamps), factor[:, None])  # (object, band)
+    sky_sigma = stamps.sky_sigma * factor[:, None] * excess
+    catalogue = stamps.catalogue.with_columns(
+        pl.Series("pixel_scale", pixel_scale), pl.Series("sky_sigma", sky_sigma.tolist(), dtype=pl.List(pl.Float64))
+    )
+    return catalogue, flux, (variance * excess[..., None, None] ** 2).astype(np.float32)
+
+
+def to_grid(
+    flux: Float, variance: Float, pixel_scale: NDArray[np.float64], stamp_pixels: int, pixel_scale_min: float
+) -> tuple[Float, Float, NDArray[np.float64]]:
+    """Crop or pad about the centre, then bin by a whole factor.
+
+    The centre of the old frame is the centre of the new one; where their sides differ by an odd number of pixels it is
+    half an old pixel further up, so that pixel n // 2 of an odd stamp goes to pixel m // 2 of an even one. What is
+    padded is bad.
+
+    Parameters
+    ----------
+    flux, variance : (object, band, y, x), nJy and nJy^2, variance infinite where bad
+    pixel_scale : (object,), arcsec
+
+    Returns
+    -------
+    flux, variance : (object, band, stamp_pixels, stamp_pixels)
+    pixel_scale : (object,), of the binned pixels
+    """
+    factors = np.array([binning_factor(float(scale), pixel_scale_min) for scale in pixel_scale], dtype=int)
+    shape = (*flux.shape[:2], stamp_pixels, stamp_pixels)
+    new_flux, new_variance = np.zeros(shape, np.float32), np.full(shape, np.inf, np.float32)
+    for factor in np.unique(factors):
+        chosen, side = factors == factor, int(factor) * stamp_pixels
+        new_flux[chosen], new_variance[chosen] = bin_pixels(
+            frame(flux[chosen], side, 0.0), frame(variance[chosen], side, math.inf), int(factor)
+        )
+    return new_flux, new_variance, pixel_scale * factors
+
+
+def binning_factor(pixel_scale: float, pixel_scale_min: float) -> int:
+    """The smallest whole number of pixels (>= 1) that is at least pixel_scale_min, to 1 %.
+
+    Raises
+    ------
+    ValueError
+        The pixel scale is not positive.
+    """
+    if not pixel_scale > 0:
+        raise ValueError(f"pixel_scale must be positive, got {pixel_scale:g} arcsec. Mend the WCS.")
+    return max(1, math.ceil(pixel_scale_min * (1 - SCALE_TOLERANCE) / pixel_scale))
+
+
+def frame(image: Float, side: int, outside: float) -> Float:
+    """The central (..., side, side) of an image (..., y, x), with `outside` where the image ends."""
+    framed = np.full((*image.shape[:-2], side, side), outside, dtype=image.dtype)
+    (to_y, from_y), (to_x, from_x) = (_overlap(length, side) for length in image.shape[-2:])
+    framed[..., to_y, to_x] = image[..., from_y, from_x]
+    return framed
+
+
+def bin_pixels(flux: Float, variance: Float, factor: int) -> tuple[Float, Float]:
+    """Sum flux and variance over factor x factor pixels.
+
+    Of a binned pixel at least half of which is good, the good part's sum is scaled up to the whole, and its variance
+    with the square; with less it is bad: flux 0, variance infinite.
+    """
+    good = np.isfinite(variance)
+    share = _sum(good.astype(np.float32), factor) / factor**2
+    usable = share >= 0.5
+    scale = np.where(usable, 1 / np.where(usable, share, 1), 0).astype(np.float32)
+    total = _sum(np.where(good, variance, 0), factor) * scale**2
+    return _sum(np.where(good, flux, 0), factor) * scale, np.where(usable, total, np.inf).astype(np.float32)
+
+
+def binned_noise(correlation: NDArray[np.float64], factor: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sigma of a sum of factor x factor correlated pixels over that of independent ones, >= 0.
+
+    For the correlation rho^|dx| rho^|dy| of pixels (dx, dy) apart; exact for factor 2 and any separable correlation:
+    1 + 2 sum_d (1 - d / factor) rho^d along each axis, hence the square root of its square.
+    """
+    correlation, factor = np.broadcast_arrays(correlation, factor)
+    excess = np.ones(correlation.shape)
+    for lag in range(1, int(factor.max(initial=1))):
+        excess += 2 * np.clip(1 - lag / factor, 0, None) * correlation**lag
+    return excess
+
+
+def _sum(image: Float, factor: int) -> Float:
+    """(..., y, x) -> (..., y / factor, x / factor)."""
+    y, x = image.shape[-2] // factor, image.shape[-1] // factor
+    return image.reshape(*image.shape[:-2], y, factor, x, factor).sum(axis=(-3, -1))
+
+
+def _overlap(length: int, side: int) -> tuple[slice, slice]:
+    """Where in the frame and where in the image, along one axis."""
+    begin = length // 2 - side // 2  # of the frame, in the image's pixels
+    return slice(max(0, -begin), min(side, length - begin)), slice(max(0, begin), min(length, begin + side))
+
+
+def _correlation(stamps: Stamps) -> NDArray[np.float64]:
+    """(object, band), 0 where it was not measured; between 0 and 1, as a sum's noise must stay positive."""
+    lists = stamps.catalogue["noise_correlation"]
+    empty = [None] * len(stamps.bands)
+    values = np.array([row if row is not None else empty for row in lists.to_list()], dtype=np.float64)
+    return np.clip(np.nan_to_num(values, nan=0.0), 0, 1).reshape(len(lists), len(stamps.bands))

@@ -1,0 +1,204 @@
+"""Shards on disk: WebDataset tar files of 16-bit stamps with an index, so that any batch is read by its offsets."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lensml import schema
+from lensml.store import quantisation, tables
+
+INDEX: Final = "index.parquet"
+PLACED: Final = ("key", "shard", "flux_offset", "variance_offset", "stamp_pixels")  # columns that the writer fills
+
+Float = NDArray[np.float32]
+Codes = NDArray[np.int16]
+
+
+class ShardWriter:
+    """Write one split: `<key>.flux.npy`, `<key>.variance.npy` (codes, (band, y, x)) and `<key>.json` per object.
+
+    A context manager; when its block ends well, `folder` holds the shards and their index.
+    """
+
+    def __init__(self, folder: Path, objects_per_shard: int) -> None:
+        self._folder, self._limit = folder, objects_per_shard
+        self._tar: tarfile.TarFile | None = None
+        self._index: list[pl.DataFrame] = []
+        self._count = 0
+
+    def __enter__(self) -> "ShardWriter":
+        if (self._folder / INDEX).exists():
+            raise FileExistsError(f"{self._folder} must be empty, got an index. Remove it first")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        if kind is None:
+            table = pl.concat(self._index) if self._index else pl.DataFrame(schema=schema.SHARD_INDEX)
+            tables.write_parquet(table, schema.SHARD_INDEX, self._folder / INDEX)
+
+    def append(self, index: pl.DataFrame, flux: Float, variance: Float) -> None:
+        """Add a batch of objects with the same bands.
+
+        Parameters
+        ----------
+        index : schema.SHARD_INDEX without the columns `PLACED`
+        flux, variance : (object, band, y, x), nJy and nJy^2, on the network's grid; variance infinite where bad
+
+        Raises
+        ------
+        ValueError
+            A flux or a variance has no 16-bit code, or the arrays do not belong to the rows.
+        """
+        sky_sigma = np.array(index["sky_sigma"].to_list(), dtype=np.float64).reshape(index.height, -1)
+        if flux.shape != variance.shape or flux.shape[:2] != sky_sigma.shape or flux.shape[2] != flux.shape[3]:
+            raise ValueError(f"flux must be (object, band, y, x) of {sky_sigma.shape} squares, got {flux.shape}.")
+        planes = quantisation.encode_flux(flux, sky_sigma), quantisation.encode_variance(variance, sky_sigma)
+        placed = [
+            self._add(row, flux_codes, variance_codes)
+            for row, flux_codes, variance_codes in zip(index.iter_rows(named=True), *planes, strict=True)
+        ]
+        where = pl.DataFrame(placed, schema={name: schema.SHARD_INDEX[name] for name in PLACED}, orient="row")
+        table = index.drop(PLACED, strict=False).hstack(where)
+        self._index.append(schema.check(table, schema.SHARD_INDEX, f"index of {self._folder}"))
+
+    def _add(self, row: dict[str, object], flux: Codes, variance: Codes) -> tuple[str, str, int, int, int]:
+        """One object into the shard that is open; returns the columns `PLACED`."""
+        shard, full = divmod(self._count, self._limit)
+        name = f"shard-{shard:05d}.tar"
+        if full == 0:
+            self._next(name)
+        key = f"{self._count:09d}"
+        self._count += 1
+        offsets = [self._array(f"{key}.flux.npy", flux), self._array(f"{key}.variance.npy", variance)]
+        self._member(f"{key}.json", json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+        return key, name, offsets[0], offsets[1], flux.shape[-1]
+
+    def _next(self, name: str) -> None:
+        if self._tar is not None:
+            self._tar.close()
+        # Plain USTAR: other formats put names and times into extra headers
+        self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def _array(self, name: str, codes: Codes) -> int:
+        """Write a NumPy file; returns where in the shard its first value stands."""
+        file = io.BytesIO()
+        np.save(file, np.ascontiguousarray(codes))
+        return self._member(name, file.getvalue()) + len(file.getvalue()) - codes.nbytes
+
+    def _member(self, name: str, content: bytes) -> int:
+        if self._tar is None:
+            raise RuntimeError("no shard is open")
+        info = tarfile.TarInfo(name)  # mtime, uid, gid 0, no names: the same bytes every time
+        info.size = len(content)
+        begin = self._tar.offset + tarfile.BLOCKSIZE
+        self._tar.addfile(info, io.BytesIO(content))
+        return begin
+
+
+def read_index(folder: Path) -> pl.DataFrame:
+    """The index of a split: a row per object in the order of its shards.
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        See `lensml.store.tables.read_parquet`.
+    """
+    return tables.read_parquet(folder / INDEX, schema.SHARD_INDEX)
+
+
+class ShardReader:
+    """Any batch of a split, through memory maps.
+
+    Parameters
+    ----------
+    folder : of one split
+    bands : the channels, in order; a band of an object that is none of them is not read
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        The index or a shard is missing, truncated or broken.
+    """
+
+    def __init__(self, folder: Path, bands: tuple[str, ...]) -> None:
+        self.index = read_index(folder)
+        self.bands = bands
+        sides = self.index["stamp_pixels"].unique().to_list()
+        if len(sides) > 1:
+            raise schema.ContractError(f"{folder} must hold stamps of one size, got {sides}. Run the stage shard.")
+        self.stamp_pixels: int = sides[0] if sides else 0
+        self._plane = self.stamp_pixels**2
+        self._maps = [
+            _open(folder, part, self._plane) for part in self.index.partition_by("shard", maintain_order=True)
+        ]
+        self._shard = self.index["shard"].rle_id().to_list()
+        # in int16
+        self._offsets = {plane: (self.index[f"{plane}_offset"] // 2).to_list() for plane in ("flux", "variance")}
+        self._bands = [_channels(tuple(own), bands) for own in self.index["bands"].to_list()]
+
+    def __len__(self) -> int:
+        return self.index.height
+
+    def stamps(self, rows: NDArray[np.integer], variance: bool = False) -> tuple[Float, Float | None]:
+        """Network input of rows of the index.
+
+        Returns
+        -------
+        arcsinh(flux / sky_sigma), (object, channel, y, x), 0 where bad or where there is no such band
+        ln(variance / sky_sigma^2) likewise if `variance`, `BAD_LOG_VARIANCE` there; otherwise None
+        """
+        flux = _scaled(self.codes("flux", rows))
+        return flux, _scaled(self.codes("variance", rows)) if variance else None
+
+    def codes(self, plane: str, rows: NDArray[np.integer]) -> Codes:
+        """The 16-bit codes (object, channel, y, x) of `flux` or `variance`; see `lensml.store.quantisation`."""
+        fill = quantisation.BAD if plane == "variance" else 0
+        codes = np.full((len(rows), len(self.bands), self._plane), fill, np.int16)
+        offsets = self._offsets[plane]
+        for out, row in zip(codes, rows.tolist(), strict=True):
+            channels, chosen, count = self._bands[row]
+            begin = offsets[row]
+            values = self._maps[self._shard[row]][begin : begin + count * self._plane].reshape(count, self._plane)
+            out[channels] = values if chosen is None else values[chosen]
+        return codes.reshape(len(rows), len(self.bands), self.stamp_pixels, self.stamp_pixels)
+
+
+def _open(folder: Path, part: pl.DataFrame, plane: int) -> Codes:
+    """One shard as int16, checked to be as long as its index says."""
+    path = folder / part["shard"][0]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist, got none. Run the stage shard")
+    ends = part["variance_offset"] + part["bands"].list.len().cast(pl.Int64) * plane * 2
+    end = int(ends.max())  # type: ignore[arg-type]
+    if path.stat().st_size < end:
+        raise schema.ContractError(f"{path} must have {end} bytes or more, got a truncated file. Run the stage shard.")
+    with path.open("rb") as file:
+        file.seek(int(part["flux_offset"][0]) - 128)
+        if file.read(6) != b"\x93NUMPY":
+            raise schema.ContractError(f"{path} must agree with its index, got other content. Run the stage shard.")
+    # ndarray, not memmap: slicing the subclass costs more than the copy of a stamp
+    return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
+
+
+def _channels(own: tuple[str, ...], bands: tuple[str, ...]) -> tuple[slice | list[int], list[int] | None, int]:
+    """Channels of an object's bands (a slice where they are neighbours), which bands those are, how many it has."""
+    chosen = [i for i, band in enumerate(own) if band in bands]
+    channels = [bands.index(own[i]) for i in chosen]
+    first = channels[0] if channels else 0
+    neighbours = channels == list(range(first, first + len(channels)))
+    where = slice(first, first + len(channels)) if neighbours else channels
+    return where, None if len(chosen) == len(own) else chosen, len(own)
+
+
+def _scaled(codes: Codes) -> Float:
+    return np.multiply(codes, np.float32(quantisation.STEP), dtype=np.float32)
