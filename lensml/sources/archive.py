@@ -6,13 +6,15 @@ import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final
 
+import polars as pl
 from tqdm import tqdm
 
 from lensml.schema import ContractError
+from lensml.store import tables
 
 _BLOCK: Final = 512  # a tar is made of blocks of this many bytes (POSIX.1-1988)
 _EXTENSION_MAX: Final = 2**20  # bytes of a pax or GNU header: real ones hold a long name
@@ -24,6 +26,7 @@ _EXTENSIONS: Final = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+INDEX: Final = {"archive": pl.String, "name": pl.String, "offset": pl.Int64, "size": pl.Int64}  # of `Member`s
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
@@ -109,6 +112,23 @@ def read(folder: Path, member: Member) -> bytes:
     if len(content) != member.size:
         raise ContractError(f"{folder / member.archive} must hold {member.name} whole, got {len(content)} bytes of it.")
     return content
+
+
+def write_index(members: Sequence[Member], path: Path) -> None:
+    """Write where every member stands, sorted by archive and name."""
+    rows = [asdict(member) for member in sorted(members)]
+    tables.write_parquet(pl.DataFrame(rows, schema=INDEX), INDEX, path)
+
+
+def read_index(path: Path) -> list[Member]:
+    """Read what `write_index` wrote.
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        As `tables.read_parquet`.
+    """
+    return [Member(**row) for row in tables.read_parquet(path, INDEX).iter_rows(named=True)]
 
 
 class _Budget:

@@ -1,0 +1,159 @@
+"""Files of the Bologna challenge I: which image is whose, what its header says, what the tables and folders claim."""
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from lensml import config
+from lensml.schema import ContractError
+from lensml.sources import archive
+
+_BANDS: Final = {"SDSS_U": "u", "SDSS_G": "g", "SDSS_R": "r", "SDSS_I": "i", "EUC_VIS": "VIS"}  # in canonical order
+_ORDER: Final = list(_BANDS.values())
+_IMAGE: Final = {
+    "ground": re.compile(r"image(SDSS_[UGRI])-(\d+)\.fits"),
+    "space": re.compile(r"image(EUC_VIS)-(\d+)\.fits"),
+}
+_OTHER: Final = {"ground": "space", "space": "ground"}
+_TRUTH: Final = re.compile(r"(classifications|[\w.]*catalog[\w.]*)\.csv")
+_PRIVATE: Final = {"Private", "NoSourceImage", "NoLensImage"}  # the same names with the source or the lens left out
+_FOLDER_LABELS: Final = {"lens": True, "nolens": False}
+_CARDS: Final = ("BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "RA", "DEC", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of one object stand: band and member of the tar, in canonical order."""
+
+    number: int
+    members: tuple[tuple[str, archive.Member], ...]
+
+
+def is_image(name: str, challenge: str) -> bool:
+    """Whether a file is one of the challenge's images, and not one with the source or the lens left out."""
+    return bool(_IMAGE[challenge].fullmatch(_last(name))) and not _PRIVATE & set(name.split("/"))
+
+
+def is_truth(name: str, challenge: str) -> bool:
+    """Whether a file is a table of labels, and not the other challenge's, whose numbers are the same."""
+    return bool(_TRUTH.fullmatch(_last(name))) and _OTHER[challenge] not in name.lower()
+
+
+def objects(members: list[archive.Member], challenge: str) -> dict[int, Images]:
+    """The images by the object's number.
+
+    Raises
+    ------
+    ContractError
+        An object has two images of one band.
+    """
+    found: dict[int, dict[str, archive.Member]] = {}
+    for member in members:
+        if match := _IMAGE[challenge].fullmatch(_last(member.name)):
+            bands = found.setdefault(int(match[2]), {})
+            first = bands.setdefault(_BANDS[match[1]], member)
+            if first is not member:
+                raise ContractError(f"an object must have one image per band, got {first.name} and {member.name}.")
+    return {n: Images(n, tuple(sorted(b.items(), key=lambda i: _ORDER.index(i[0])))) for n, b in found.items()}
+
+
+def labels(raw: Path, members: list[archive.Member], challenge: str) -> dict[int, bool]:
+    """Who is a lens: by the tables, or by the folder `lens` or `nolens` that an image is in.
+
+    Raises
+    ------
+    ContractError
+        A table has other columns or values; two claims about one object differ.
+    """
+    claims = (_truth(archive.read(raw, m), m.name) for m in members if is_truth(m.name, challenge))
+    found: dict[int, bool] = {}
+    for number, label, where in itertools.chain(*claims, _folder_claims(objects(members, challenge))):
+        if found.setdefault(number, label) != label:
+            raise ContractError(f"object {number} must be one thing, got lens and non-lens ({where}).")
+    return found
+
+
+def image(content: bytes, convert: config.Convert) -> tuple[NDArray[np.float64], float | None]:
+    """Pixels (y, x) and pixel scale in arcsec of the challenge's only form: one primary image of 32-bit floats.
+
+    Raises
+    ------
+    ValueError
+        The file is something else, or truncated.
+    """
+    cards, offset = _header(content)
+    if (cards.get("BITPIX"), cards.get("NAXIS")) != (-32, 2):
+        raise ValueError(f"the image must be 2-D of BITPIX -32, got {cards.get('NAXIS')}-D of {cards.get('BITPIX')}")
+    shape = int(cards.get("NAXIS2", 0)), int(cards.get("NAXIS1", 0))
+    if not all(0 < side <= convert.max_pixels for side in shape):
+        raise ValueError(f"the image's sides must be 1 to {convert.max_pixels} pixels, got {shape}")
+    if len(content) < offset + 4 * math.prod(shape):
+        raise ValueError(f"the file is truncated: {len(content)} of {offset + 4 * math.prod(shape)} bytes")
+    pixels = np.frombuffer(content, ">f4", math.prod(shape), offset).reshape(shape).astype(np.float64)
+    cd = [cards.get(f"CD{i}_{j}", 0.0) for i in (1, 2) for j in (1, 2)]
+    return pixels, math.sqrt(abs(cd[0] * cd[3] - cd[1] * cd[2])) * 3600 or None
+
+
+def position(content: bytes) -> tuple[float, float] | None:
+    """Position in the light cone, degrees (the cards are in radians); None where the file has none."""
+    try:
+        cards, _ = _header(content)
+    except ValueError:
+        return None  # `image` refuses the file
+    return (math.degrees(cards["RA"]) % 360, math.degrees(cards["DEC"])) if {"RA", "DEC"} <= cards.keys() else None
+
+
+def _header(content: bytes) -> tuple[dict[str, float], int]:
+    """The numbers among the cards of interest, and where the header ends."""
+    stream = io.BytesIO(content)
+    try:
+        header = fits.Header.fromfile(stream)
+        values = {card: header.get(card) for card in _CARDS}
+    except (OSError, EOFError, ValueError, fits.VerifyError):
+        raise ValueError("the file has no readable FITS header") from None
+    return {card: value for card, value in values.items() if isinstance(value, int | float)}, stream.tell()
+
+
+def _truth(content: bytes, name: str) -> Iterator[tuple[int, bool, str]]:
+    """`is_lens` of a training table; for a test table, an object is a lens if `no_source` is 0."""
+    try:
+        table = pl.read_csv(content, comment_prefix="#", infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise ContractError(f"{name} must be a CSV table, got {str(error).splitlines()[0]}.") from None
+    table = table.rename({column: column.strip() for column in table.columns})
+    if "ID" not in table.columns or not {"is_lens", "no_source"} & set(table.columns):
+        raise ContractError(f"{name} must have the columns ID and is_lens or no_source, got {table.columns}.")
+    column, true = ("is_lens", 1) if "is_lens" in table.columns else ("no_source", 0)
+    for number, value in table.select("ID", column).iter_rows():
+        yield _whole(number, name), _whole(value, name) == true, name
+
+
+def _whole(text: str | None, name: str) -> int:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise ContractError(f"{name} must hold whole numbers in ID and is_lens or no_source, got {text!r}.")
+    return int(value)
+
+
+def _folder_claims(images_by_number: dict[int, Images]) -> Iterator[tuple[int, bool, str]]:
+    for number, images in images_by_number.items():
+        for _, member in images.members:
+            for part in set(Path(member.name).parts) & _FOLDER_LABELS.keys():
+                yield number, _FOLDER_LABELS[part], member.name
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
