@@ -1,10 +1,21 @@
 """Cutouts as a survey delivers them, and their calibration into stamps: noise measured, masks applied, PSF cleaned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from lensml import config, schema
+from lensml.imaging import noise, photometry, psf_stamp
+from lensml.store.quantisation import FLUX_LIMIT
+from lensml.store.stamps import Stamps
+
+Refused = list[tuple[str, str]]  # (object_id, reason in words)
+
+_REDSHIFTS: Final = ("z_phot", "z_spec", "z_err")
+_GIVEN: Final = ("ra", "dec", "sersic_index", "position_angle", "half_light_radius", "axis_ratio", "seeing")
 
 
 @dataclass(frozen=True)
@@ -32,3 +43,178 @@ class Cutouts:
     psf: NDArray[np.float32] | None
     pixel_scale: NDArray[np.float64]
     metadata: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of a batch; the PSF's widths are in arcsec, the arrays lead with the object."""
+
+    noise: noise.Noise
+    over_plane: NDArray[np.float64] | None  # (object, band)
+    variance: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    psf_lost: NDArray[np.float64]  # (object, band)
+    fwhm: NDArray[np.float64]  # (object, band)
+    good_fraction: NDArray[np.float64]  # (object, band)
+
+
+def calibrate(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) -> tuple[Stamps, Refused]:
+    """Stamps of the objects that can be used, and the others with the reason.
+
+    A pixel is bad where the file says so, where flux or variance is not finite, or where the variance is not positive.
+    Without a variance plane the variance is the measured sky sigma squared; a plane is kept as it is and its ratio to
+    the measured noise goes into the catalogue. The sky level is not subtracted: cutouts are of sky-subtracted images.
+
+    Raises
+    ------
+    ValueError
+        A band has no entry in the survey's table.
+    """
+    unknown = [band for band in cutouts.bands if band not in survey.bands]
+    if unknown:
+        raise ValueError(
+            f"bands of {cutouts.survey} must be among {', '.join(survey.bands)}, got {', '.join(unknown)}. "
+            f"Add them to params.yaml: surveys.{cutouts.survey}.bands."
+        )
+    cutouts = _masked(cutouts)
+    measured = _measure(cutouts, survey, convert)
+    reasons = _reasons(cutouts, measured, convert)
+    keep = np.array([not reason for reason in reasons], dtype=bool)
+    refused = [(name, reason) for name, reason in zip(cutouts.object_id, reasons, strict=True) if reason]
+    flux = np.where(cutouts.bad, np.float32(0), cutouts.flux)
+    catalogue = _catalogue(cutouts, measured, survey, flux, convert)
+    if keep.all():
+        return Stamps(catalogue, flux, measured.variance, measured.psf), refused
+    return Stamps(catalogue.filter(keep), flux[keep], measured.variance[keep], measured.psf[keep]), refused
+
+
+def _masked(cutouts: Cutouts) -> Cutouts:
+    bad = cutouts.bad | ~np.isfinite(cutouts.flux)
+    if cutouts.variance is not None:
+        bad |= ~(np.isfinite(cutouts.variance) & (cutouts.variance > 0))
+    return replace(cutouts, bad=bad)
+
+
+def _measure(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) -> _Measured:
+    found = noise.measure(cutouts.flux, cutouts.bad)
+    sigma2 = (found.sky_sigma**2).astype(np.float32)[..., None, None]
+    plane = cutouts.variance if cutouts.variance is not None else sigma2
+    variance = np.where(cutouts.bad, np.float32(np.inf), plane)
+    over_plane = noise.over_plane(found, variance) if cutouts.variance is not None else None
+    good_fraction = 1 - cutouts.bad.mean(axis=(-2, -1))
+    if cutouts.psf is None:
+        table = np.array([survey.bands[band].psf_fwhm for band in cutouts.bands])
+        fwhm = np.tile(table, (len(cutouts.object_id), 1))
+        none = np.zeros((*fwhm.shape, 1, 1), dtype=np.float32)
+        return _Measured(found, over_plane, variance, none, np.zeros(fwhm.shape), fwhm, good_fraction)
+    psf, lost = psf_stamp.normalise(psf_stamp.odd_square(cutouts.psf), convert.psf_pixels_max)
+    fwhm = psf_stamp.fwhm_halfmax(psf) * cutouts.pixel_scale[:, None]
+    return _Measured(found, over_plane, variance, psf, lost, fwhm, good_fraction)
+
+
+def _reasons(cutouts: Cutouts, measured: _Measured, convert: config.Convert) -> list[str]:
+    """Per object why it cannot be used, "" where it can: the first finding of its first such band."""
+    limit = convert.good_fraction_min
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        brightest = np.where(cutouts.bad, 0, np.abs(cutouts.flux)).max(axis=(-2, -1)) / measured.noise.sky_sigma
+    plane = np.zeros(brightest.shape, dtype=bool)
+    if cutouts.variance is not None:
+        plane = np.asarray(~(cutouts.variance > 0).any(axis=(-2, -1)))
+    findings: list[tuple[NDArray[np.bool_], str]] = [
+        (np.asarray(~np.isfinite(cutouts.flux).any(axis=(-2, -1))), "image must have finite pixels, got none"),
+        (plane, "variance must be positive somewhere, got none"),
+        (measured.good_fraction < limit, f"good pixels must be at least {limit:.0%}, got fewer"),
+        (~(measured.noise.sky_sigma > 0), "sky noise must be positive, got 0 (a constant image?)"),
+        (brightest > FLUX_LIMIT, f"flux must be within {FLUX_LIMIT:g} sky sigmas, got more (an unmasked sentinel?)"),
+        (~np.isfinite(measured.psf_lost), "PSF must be finite with a positive sum, got none such"),
+        (measured.psf_lost > convert.psf_lost_max, f"PSF must fit into {convert.psf_pixels_max} pixels, got a wider"),
+        (~np.isfinite(measured.fwhm), "PSF must fall to half of its central pixel, got none such"),
+    ]
+    reasons = [""] * len(cutouts.object_id)
+    for found, words in reversed(findings):
+        for row in np.flatnonzero(found.any(axis=1)):
+            reasons[row] = f"band {cutouts.bands[int(np.argmax(found[row]))]}: {words}"
+    return reasons
+
+
+def _catalogue(
+    cutouts: Cutouts, measured: _Measured, survey: config.Survey, flux: NDArray[np.float32], convert: config.Convert
+) -> pl.DataFrame:
+    """schema.CATALOGUE without stack and row."""
+    count = len(cutouts.object_id)
+    constants = {
+        "source": cutouts.source,
+        "survey": cutouts.survey,
+        "instrument": survey.instrument,
+        "variance_map_available": cutouts.variance is not None,
+        "psf_origin": "table" if cutouts.psf is None else "file",
+        "psf_matched": False,
+        "target_psf_fwhm": None,
+        "psf_residual": None,
+    }
+    over_plane = measured.over_plane if measured.over_plane is not None else np.full(measured.fwhm.shape, np.nan)
+    columns: dict[str, object] = {
+        "object_id": cutouts.object_id,
+        "bands": [list(cutouts.bands)] * count,
+        "pixel_scale": cutouts.pixel_scale,
+        "psf_fwhm": np.median(measured.fwhm, axis=1),
+        "sky_sigma": _lists(measured.noise.sky_sigma),
+        "sky_sigma_over_plane": _lists(over_plane),
+        "noise_correlation": _lists(measured.noise.correlation),
+        "quality": measured.good_fraction.min(axis=1),
+        **{name: [value] * count for name, value in constants.items()},
+        **_photometry(cutouts, measured, flux, convert),
+        **_metadata(cutouts, {"seeing": measured.fwhm.max(axis=1)} | _shape(cutouts, measured, flux, convert)),
+    }
+    kinds = {name: kind for name, kind in schema.CATALOGUE.items() if name in columns}
+    return pl.DataFrame({name: columns[name] for name in kinds}, schema=kinds, nan_to_null=True, strict=False)
+
+
+def _photometry(
+    cutouts: Cutouts, measured: _Measured, flux: NDArray[np.float32], convert: config.Convert
+) -> dict[str, object]:
+    weight = _aperture(cutouts, convert)
+    total, error = photometry.aperture_flux(flux, measured.variance, weight)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        magnitude = np.where(total > 0, 31.4 - 2.5 * np.log10(total), np.nan)
+        snr = np.where(error > 0, total / error, np.nan)
+    return {"flux": _lists(total), "magnitude": _lists(magnitude), "snr": _lists(snr)}
+
+
+def _shape(
+    cutouts: Cutouts, measured: _Measured, flux: NDArray[np.float32], convert: config.Convert
+) -> dict[str, NDArray[np.float64]]:
+    """Half-light radius (arcsec) and axis ratio within the aperture, in the band of the highest aperture S/N."""
+    weight = _aperture(cutouts, convert)
+    total, error = photometry.aperture_flux(flux, measured.variance, weight)
+    best = np.argmax(np.nan_to_num(total / np.where(error > 0, error, np.inf)), axis=1)
+    rows = np.arange(len(best))
+    image = flux[rows, best]
+    return {
+        "half_light_radius": photometry.half_light_radius(image, weight) * cutouts.pixel_scale,
+        "axis_ratio": photometry.axis_ratio(image, measured.noise.sky_sigma[rows, best], weight),
+    }
+
+
+def _metadata(cutouts: Cutouts, measured: dict[str, NDArray[np.float64]]) -> dict[str, object]:
+    """The source's columns in the cutouts' order; what it does not give is measured, -1 (redshifts) or missing."""
+    given = pl.DataFrame({"object_id": cutouts.object_id}).join(
+        cutouts.metadata, on="object_id", how="left", maintain_order="left", validate="1:1"
+    )
+    columns: dict[str, object] = {}
+    for name in (*_REDSHIFTS, *_GIVEN):
+        missing = schema.MISSING_REDSHIFT if name in _REDSHIFTS else np.nan
+        fallback = measured.get(name, np.full(len(cutouts.object_id), missing))
+        value = np.full(len(fallback), np.nan) if name not in given.columns else given[name].cast(pl.Float64).to_numpy()
+        columns[name] = np.where(np.isfinite(value), value, fallback)
+    return columns
+
+
+def _aperture(cutouts: Cutouts, convert: config.Convert) -> NDArray[np.float32]:
+    shape = (cutouts.flux.shape[-2], cutouts.flux.shape[-1])
+    return photometry.aperture(shape, convert.aperture_arcsec / cutouts.pixel_scale)
+
+
+def _lists(values: NDArray[np.float64]) -> list[list[float | None]]:
+    """(object, band) as lists, NaN as null."""
+    return [[x if np.isfinite(x) else None for x in row] for row in values.tolist()]

@@ -46,11 +46,13 @@ def normalise(psf: Float, pixels_max: int) -> tuple[Float, Widths]:
     psf : (..., m, m), m <= pixels_max
     lost : (...), NaN where the PSF has no positive finite sum; such a PSF is returned as zeros
     """
+    finite = np.asarray(np.isfinite(psf).all(axis=(-2, -1)))
+    psf = np.where(finite[..., None, None], psf, np.float32(0))
     total = psf.sum(axis=(-2, -1), dtype=np.float64)
     low = max(0, (psf.shape[-1] - pixels_max) // 2)
     inner = psf[..., low : psf.shape[-2] - low, low : psf.shape[-1] - low]
     kept = inner.sum(axis=(-2, -1), dtype=np.float64)
-    usable = np.isfinite(total) & (total > 0) & (kept > 0)
+    usable = finite & (total > 0) & (kept > 0)
     lost = np.abs(1 - kept / np.where(usable, total, np.nan))
     unit = inner / np.where(usable, kept, 1.0)[..., None, None]
     return np.where(usable[..., None, None], unit, 0.0).astype(np.float32), lost
