@@ -70,6 +70,36 @@ class Stamps:
         return _lists(self.catalogue["sky_sigma"], len(self.bands))
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Stamps as 16-bit codes, a quarter of the bytes: what a worker hands to the one process that writes."""
+
+    catalogue: pl.DataFrame
+    codes: dict[str, Codes]  # per plane, (object, band, y, x)
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What objects of one stack share."""
+        first = self.catalogue.row(0, named=True)
+        return first["survey"], tuple(first["bands"]), *(self.codes[plane].shape[1:] for plane in PLANES)
+
+
+def encode(stamps: Stamps) -> Encoded:
+    """The 16-bit codes of a batch.
+
+    Raises
+    ------
+    ValueError
+        A flux, variance or PSF has no 16-bit code.
+    """
+    codes = {
+        "flux": quantisation.encode_flux(stamps.flux, stamps.sky_sigma),
+        "variance": quantisation.encode_variance(stamps.variance, stamps.sky_sigma),
+        "psf": quantisation.encode_psf(stamps.psf),
+    }
+    return Encoded(stamps.catalogue, codes)
+
+
 @dataclass
 class _Stack:
     name: str
@@ -112,7 +142,7 @@ class StampWriter:
                     file.close()
             shutil.rmtree(self._folder / _SPOOL, ignore_errors=True)
 
-    def append(self, stamps: Stamps) -> None:
+    def append(self, stamps: Stamps | Encoded) -> None:
         """Add a batch.
 
         Raises
@@ -124,38 +154,33 @@ class StampWriter:
         """
         if not stamps.catalogue.height:
             return
-        codes = {
-            "flux": quantisation.encode_flux(stamps.flux, stamps.sky_sigma),
-            "variance": quantisation.encode_variance(stamps.variance, stamps.sky_sigma),
-            "psf": quantisation.encode_psf(stamps.psf),
-        }
+        encoded = stamps if isinstance(stamps, Encoded) else encode(stamps)
         begin = 0
-        while begin < stamps.catalogue.height:
-            begin += self._fill(stamps, codes, begin)
+        while begin < encoded.catalogue.height:
+            begin += self._fill(encoded, begin)
 
-    def _fill(self, stamps: Stamps, codes: dict[str, Codes], begin: int) -> int:
+    def _fill(self, encoded: Encoded, begin: int) -> int:
         """Put as many objects from `begin` on as the stack still takes; returns how many."""
-        stack = self._stack(stamps)
-        count = min(self._limit - stack.rows, stamps.catalogue.height - begin)
+        stack = self._stack(encoded)
+        count = min(self._limit - stack.rows, encoded.catalogue.height - begin)
         for name, file in stack.files.items():
-            file.write(codes[name][begin : begin + count].tobytes())
+            file.write(encoded.codes[name][begin : begin + count].tobytes())
         rows = pl.Series("row", range(stack.rows, stack.rows + count), dtype=pl.Int64)
-        part = stamps.catalogue[begin : begin + count].with_columns(pl.lit(stack.name).alias("stack"), rows)
+        part = encoded.catalogue[begin : begin + count].with_columns(pl.lit(stack.name).alias("stack"), rows)
         stack.catalogue.append(schema.check(part, schema.CATALOGUE, f"catalogue of {self._folder}"))
         stack.rows += count
         if stack.rows == self._limit:
             self._finish(stack)
         return count
 
-    def _stack(self, stamps: Stamps) -> _Stack:
-        key = (stamps.survey, stamps.bands, stamps.flux.shape[1:], stamps.psf.shape[1:])
-        if key not in self._open:
-            name = f"{stamps.survey}-{self._names:05d}"
+    def _stack(self, encoded: Encoded) -> _Stack:
+        if encoded.form not in self._open:
+            name = f"{encoded.form[0]}-{self._names:05d}"
             self._names += 1
             spool = self._folder / _SPOOL
             files: dict[str, IO[bytes]] = {plane: (spool / f"{name}.{plane}").open("w+b") for plane in PLANES}
-            self._open[key] = _Stack(name, files, {p: getattr(stamps, p).shape[1:] for p in PLANES})
-        return self._open[key]
+            self._open[encoded.form] = _Stack(name, files, {p: encoded.codes[p].shape[1:] for p in PLANES})
+        return self._open[encoded.form]
 
     def _finish(self, stack: _Stack) -> None:
         """Turn a stack's spool into its TIFFs."""
@@ -179,6 +204,18 @@ class StampWriter:
                 f"object_id must be unique, got {twice['object_id'][0]} twice ({self._folder}). Rename one."
             )
         tables.write_parquet(table, schema.CATALOGUE, self._folder / CATALOGUE)
+
+
+def coded(stamps: Stamps) -> Stamps:
+    """The batch as it would be read back from disk: through the 16-bit codes, without the disk."""
+    flux = quantisation.encode_flux(stamps.flux, stamps.sky_sigma)
+    variance = quantisation.encode_variance(stamps.variance, stamps.sky_sigma)
+    return Stamps(
+        stamps.catalogue,
+        quantisation.decode_flux(flux, stamps.sky_sigma),
+        quantisation.decode_variance(variance, stamps.sky_sigma),
+        quantisation.decode_psf(quantisation.encode_psf(stamps.psf)),
+    )
 
 
 def write_plane(path: Path, codes: Codes) -> None:
