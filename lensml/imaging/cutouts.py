@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lensml import config, schema
 from lensml.imaging import noise, photometry, psf_stamp
-from lensml.store.quantisation import FLUX_LIMIT
+from lensml.store.quantisation import BAD_LOG_VARIANCE, FLUX_LIMIT
 from lensml.store.stamps import Stamps
 
 Refused = list[tuple[str, str]]  # (object_id, reason in words)
@@ -126,6 +126,7 @@ def _reasons(cutouts: Cutouts, measured: _Measured, convert: config.Convert) -> 
         (measured.good_fraction < limit, f"good pixels must be at least {limit:.0%}, got fewer"),
         (~(measured.noise.sky_sigma > 0), "sky noise must be positive, got 0 (a constant image?)"),
         (brightest > FLUX_LIMIT, f"flux must be within {FLUX_LIMIT:g} sky sigmas, got more (an unmasked sentinel?)"),
+        (_beyond_code(measured), "variance must be near the sky's, got a factor above 1e14 (an unmasked sentinel?)"),
         (~np.isfinite(measured.psf_lost), "PSF must be finite with a positive sum, got none such"),
         (measured.psf_lost > convert.psf_lost_max, f"PSF must fit into {convert.psf_pixels_max} pixels, got a wider"),
         (~np.isfinite(measured.fwhm), "PSF must fall to half of its central pixel, got none such"),
@@ -135,6 +136,16 @@ def _reasons(cutouts: Cutouts, measured: _Measured, convert: config.Convert) -> 
         for row in np.flatnonzero(found.any(axis=1)):
             reasons[row] = f"band {cutouts.bands[int(np.argmax(found[row]))]}: {words}"
     return reasons
+
+
+def _beyond_code(measured: _Measured) -> NDArray[np.bool_]:
+    """(object, band), True where a good pixel's variance has no 16-bit code."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sky = measured.noise.sky_sigma**2
+        largest = np.where(np.isfinite(measured.variance), measured.variance, 0).max(axis=(-2, -1)) / sky
+        smallest = measured.variance.min(axis=(-2, -1)) / sky
+    limit = np.exp(BAD_LOG_VARIANCE - 0.1)
+    return np.asarray((largest > limit) | (smallest < 1 / limit))
 
 
 def _catalogue(
