@@ -1,0 +1,124 @@
+"""What happens around each epoch: a fresh seed, the best epoch kept, dvclive's files, the file to resume from."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lensml.schema import ContractError
+from lensml.training import checkpoint
+from lensml.training.module import Optimised
+
+RESUME_KEY = "fingerprint"
+
+
+class Reseed(Callback):
+    """Every epoch starts from a seed of its own, so that a resumed run draws what the unbroken one would have."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1)[0]))
+
+
+class Best(Callback):
+    """Keeps the weights of the epoch with the highest score; `patience` epochs without a higher one end it."""
+
+    def __init__(self, score: str, patience: int) -> None:
+        self.score, self.patience = score, patience
+        self.value, self.epoch, self.waited = -np.inf, -1, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = self.waited >= self.patience  # killed between the last epoch and the end
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.score])
+        self.waited += 1
+        if value > self.value and isinstance(pl_module, Optimised):
+            self.value, self.epoch, self.waited = value, trainer.current_epoch, 0
+            self.weights = checkpoint.weights(pl_module.network)
+        trainer.should_stop = self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "epoch": self.epoch, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.value, self.epoch = state_dict["value"], state_dict["epoch"]
+        self.waited, self.weights = state_dict["waited"], state_dict["weights"]
+
+
+class Log(Callback):
+    """Each epoch's metrics into dvclive's folder; after a resume the earlier epochs are written again.
+
+    `Live.end` is not called: inside `dvc exp run` it would `git add` the folder, which the stage is about to rename.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.history: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        from dvclive.live import Live
+
+        self.live = Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+        for row in self.history:
+            self._write(row)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        row = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        self.history.append(row)
+        self._write(row)
+
+    def _write(self, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            self.live.log_metric(name, value)
+        self.live.next_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+
+class Resume(Callback):
+    """After each epoch, the whole state of the training in one file, renamed into place; the last of the callbacks."""
+
+    def __init__(self, file: Path, fingerprint: str) -> None:
+        self.file, self.fingerprint = file, fingerprint
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[RESUME_KEY] = self.fingerprint
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(f".{self.file.name}.writing")
+        trainer.save_checkpoint(part)
+        part.replace(self.file)
+
+    def found(self) -> Path | None:
+        """The file of an earlier run with the same inputs; any other, and a broken one, is none and is removed."""
+        if not self.file.exists():
+            return None
+        try:
+            if checkpoint.read(self.file).get(RESUME_KEY) == self.fingerprint:
+                return self.file
+        except ContractError as error:
+            logging.getLogger(__name__).warning("starting from the first epoch: %s", error)
+        self.clear()
+        return None
+
+    def clear(self) -> None:
+        """The training is over."""
+        self.file.unlink(missing_ok=True)
+        if self.file.parent.is_dir() and not any(self.file.parent.iterdir()):
+            self.file.parent.rmdir()
