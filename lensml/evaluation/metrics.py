@@ -150,12 +150,15 @@ def purity(tpr: ArrayLike, fpr: ArrayLike, prevalence: float) -> Floats:
     return ratio(lenses, lenses + others)
 
 
-def purity_at_completeness(completeness: float, prevalence: float) -> Figure:
-    """The purity at the highest threshold that finds at least that share of the lenses; NaN with one class."""
+def purity_at_completeness(completeness: float, prevalence: float, more: int = 0) -> Figure:
+    """The purity at the highest threshold that finds at least that share of the lenses; NaN with one class.
+
+    With `more` false positives than were found: without any, the purity is 1 on however small a set.
+    """
 
     def figure(counts: Counts) -> Floats:
         rows, first = np.arange(len(counts.tp)), (np.nan_to_num(counts.tpr) >= completeness).argmax(axis=1)
-        return purity(counts.tpr[rows, first], counts.fpr[rows, first], prevalence)
+        return purity(counts.tpr[rows, first], ratio(counts.fp[rows, first] + more, counts.n_nonlens), prevalence)
 
     return figure
 

@@ -78,6 +78,7 @@ def _all(table: pl.DataFrame, params: config.Evaluate) -> bootstrap.Statistic:
         **metrics.FIGURES,
         "accuracy": metrics.accuracy(CALLED),
         "purity_at_completeness_0.5": metrics.purity_at_completeness(HALF, params.prevalence),
+        "purity_one_more_fp_at_completeness_0.5": metrics.purity_at_completeness(HALF, params.prevalence, 1),
     }
 
     def statistic(weights: Weights) -> bootstrap.Draws:
