@@ -129,6 +129,15 @@ SCORES: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "logit": _F,
 }
 
+# Per object of the test set: the fusion's logit and probability; beside it `logit_<member>` for each member.
+TEST_SCORES: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    **SCORES,
+    "probability": _F,
+    "label_source": _S,
+    "flux_ratio": _F,  # null when unknown or no lens
+    "baseline": _F,  # log odds of a regression on the catalogue alone
+}
+
 
 class ContractError(ValueError):
     """A file or a table on disk breaks its contract; the message says which file, what, and the remedy."""
