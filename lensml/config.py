@@ -138,6 +138,7 @@ class Split(Section):
     psf_fwhm_edges: list[Arcsec]
     pixel_scale_edges: list[Arcsec]
     stratum_min_groups: Positive
+    stratum_slack: Annotated[float, Field(ge=0)]
     same_sky_arcsec: Arcsec
     quality_threshold: Fraction
 
@@ -165,9 +166,7 @@ class Pretrain(Section):
     seed: Seed
 
 
-class Train(Section):
-    arch: Name
-    partners: Annotated[list[Name], Field(min_length=2, max_length=2)]
+class Fit(Section):
     size: Literal["tiny", "base"]
     epochs: Positive
     learning_rate: PositiveFloat
@@ -180,6 +179,12 @@ class Train(Section):
     patience_epochs: Positive
     threads: Jobs
     seed: Seed
+
+
+class Train(Section):
+    arch: Name
+    partners: Annotated[list[Name], Field(min_length=2, max_length=2)]
+    fit: Fit
 
     @property
     def members(self) -> list[str]:

@@ -26,8 +26,8 @@ def test_the_committed_file_is_valid() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("  patience_epochs: 8", "  patience_epoch: 8", ["train.patience_epoch", "Did you mean patience_epochs"]),
-        ("  patience_epochs: 8", "", ["train.patience_epochs is missing"]),
+        ("    patience_epochs: 8", "    patience_epoch: 8", ["train.fit.patience_epoch", "Did you mean patience_epochs"]),
+        ("    patience_epochs: 8", "", ["train.fit.patience_epochs is missing"]),
         ("  prevalence: 1.0e-3", "  prevalence: 2.0", ["evaluate.prevalence", "less than 1", "2.0"]),
         ("  prevalence: 1.0e-3", "  prevalence: '1e-3'", ["evaluate.prevalence", "valid number", "1e-3"]),
         ("  ridge: 1.0", "  ridge: null", ["fuse.ridge", "None"]),
@@ -46,7 +46,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, words: list[
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(TEXT.replace("learning_rate: 1.0e-3", "learning_rate: 1e-3"))
-    assert config.load(tmp_path / "params.yaml").train.learning_rate == 1e-3
+    assert config.load(tmp_path / "params.yaml").train.fit.learning_rate == 1e-3
 
 
 def test_no_value_has_a_default() -> None:
