@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lensml import config, paths
+from lensml.imaging import units
 from lensml.imaging.cutouts import Cutouts
 from lensml.schema import EVIDENCE, ContractError, check
 from lensml.sources import archive, bologna_files, download
@@ -20,7 +21,6 @@ from lensml.sources.kind import Read, SourceKind
 from lensml.store import tables
 
 MASKED: Final = 100.0  # what a masked pixel holds, 10^13 sigma
-NJY_ZERO_POINT: Final = 31.4  # AB magnitude of 1 nJy
 _MAX_BYTES: Final = 64 * 2**30  # the largest set, 400,000 images, has 18 GB
 _LICENCE: Final = "none stated; cite Metcalf et al. 2019 (A&A 625, A119)"
 _SAME_EVIDENCE: Final[dict[str, object]] = {
@@ -141,7 +141,7 @@ class _Stamp:
 def _stamp(source: str, raw: Path, images: Images, survey: config.Survey, convert: config.Convert) -> _Stamp:
     if not images.members:
         raise ValueError("a label but no image")
-    read_in = [bologna_files.image(archive.read(raw, member), convert) for _, member in images.members]
+    read_in = [bologna_files.image(archive.read(raw, member), survey, convert) for _, member in images.members]
     bands = tuple(band for band, _ in images.members)
     pixels = [image for image, _ in read_in]
     if len({image.shape for image in pixels}) > 1:
@@ -149,10 +149,10 @@ def _stamp(source: str, raw: Path, images: Images, survey: config.Survey, conver
     for (band, image), (other, twin) in itertools.combinations(zip(bands, pixels, strict=True), 2):
         if image.tobytes() == twin.tobytes():
             raise ValueError(f"bands {band} and {other} are byte-identical")
-    cube = np.stack(pixels)  # (band, y, x)
+    cube = np.stack(pixels).astype(np.float64)  # (band, y, x)
     bad = (cube == MASKED) | ~np.isfinite(cube)
-    flux = np.where(bad, 0, cube * 10 ** (0.4 * (NJY_ZERO_POINT - survey.zero_point))).astype(np.float32)
-    return _Stamp(f"{source}.{images.number}", bands, flux, bad, read_in[0][1] or survey.pixel_scale)
+    flux = np.where(bad, 0, cube * 10 ** (0.4 * (units.AB_NANOJANSKY - survey.zero_point))).astype(np.float32)
+    return _Stamp(f"{source}.{images.number}", bands, flux, bad, read_in[0][1])
 
 
 def _cutouts(source: str, survey: str, stamps: list[_Stamp]) -> Cutouts:

@@ -1,6 +1,5 @@
 """Files of the Bologna challenge I: which image is whose, what its header says, what the tables and folders claim."""
 
-import io
 import itertools
 import math
 import re
@@ -11,12 +10,12 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from lensml import config
+from lensml.imaging import units
 from lensml.schema import ContractError
-from lensml.sources import archive
+from lensml.sources import archive, fits_images
 
 _BANDS: Final = {"SDSS_U": "u", "SDSS_G": "g", "SDSS_R": "r", "SDSS_I": "i", "EUC_VIS": "VIS"}  # in canonical order
 _ORDER: Final = list(_BANDS.values())
@@ -28,7 +27,6 @@ _OTHER: Final = {"ground": "space", "space": "ground"}
 _TRUTH: Final = re.compile(r"(classifications|[\w.]*catalog[\w.]*)\.csv")
 _PRIVATE: Final = {"Private", "NoSourceImage", "NoLensImage"}  # the same names with the source or the lens left out
 _FOLDER_LABELS: Final = {"lens": True, "nolens": False}
-_CARDS: Final = ("BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "RA", "DEC", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
 
 
 @dataclass(frozen=True)
@@ -83,45 +81,30 @@ def labels(raw: Path, members: list[archive.Member], challenge: str) -> dict[int
     return found
 
 
-def image(content: bytes, convert: config.Convert) -> tuple[NDArray[np.float64], float | None]:
-    """Pixels (y, x) and pixel scale in arcsec of the challenge's only form: one primary image of 32-bit floats.
+def image(
+    content: bytes, survey: config.Survey, convert: config.Convert
+) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
+    """Pixels (y, x) in the file's unit, maggies, and the pixel scale in arcsec.
 
     Raises
     ------
     ValueError
-        The file is something else, or truncated.
+        The file has no such image, or is truncated.
     """
-    cards, offset = _header(content)
-    if (cards.get("BITPIX"), cards.get("NAXIS")) != (-32, 2):
-        raise ValueError(f"the image must be 2-D of BITPIX -32, got {cards.get('NAXIS')}-D of {cards.get('BITPIX')}")
-    shape = int(cards.get("NAXIS2", 0)), int(cards.get("NAXIS1", 0))
-    if not all(0 < side <= convert.max_pixels for side in shape):
-        raise ValueError(f"the image's sides must be 1 to {convert.max_pixels} pixels, got {shape}")
-    if len(content) < offset + 4 * math.prod(shape):
-        raise ValueError(f"the file is truncated: {len(content)} of {offset + 4 * math.prod(shape)} bytes")
-    pixels = np.frombuffer(content, ">f4", math.prod(shape), offset).reshape(shape).astype(np.float64)
-    cd = [cards.get(f"CD{i}_{j}", 0.0) for i in (1, 2) for j in (1, 2)]
-    return pixels, math.sqrt(abs(cd[0] * cd[3] - cd[1] * cd[2])) * 3600 or None
+    primary = fits_images.extensions(content)[0]
+    return primary.image(convert.max_pixels), units.pixel_scale_arcsec(primary.header, survey)
 
 
 def position(content: bytes) -> tuple[float, float] | None:
     """Position in the light cone, degrees (the cards are in radians); None where the file has none."""
     try:
-        cards, _ = _header(content)
+        header = fits_images.extensions(content)[0].header
     except ValueError:
         return None  # `image` refuses the file
-    return (math.degrees(cards["RA"]) % 360, math.degrees(cards["DEC"])) if {"RA", "DEC"} <= cards.keys() else None
-
-
-def _header(content: bytes) -> tuple[dict[str, float], int]:
-    """The numbers among the cards of interest, and where the header ends."""
-    stream = io.BytesIO(content)
-    try:
-        header = fits.Header.fromfile(stream)
-        values = {card: header.get(card) for card in _CARDS}
-    except (OSError, EOFError, ValueError, fits.VerifyError):
-        raise ValueError("the file has no readable FITS header") from None
-    return {card: value for card, value in values.items() if isinstance(value, int | float)}, stream.tell()
+    ra, dec = header.get("RA"), header.get("DEC")
+    if not isinstance(ra, int | float) or not isinstance(dec, int | float):
+        return None
+    return math.degrees(ra) % 360, math.degrees(dec)
 
 
 def _truth(content: bytes, name: str) -> Iterator[tuple[int, bool, str]]:
