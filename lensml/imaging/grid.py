@@ -41,6 +41,28 @@ def on_grid(stamps: Stamps, stamp_pixels: int, pixel_scale_min: float) -> tuple[
     return catalogue, flux, (variance * excess[..., None, None] ** 2).astype(np.float32)
 
 
+def usable(
+    stamps: Stamps, bands: list[str], stamp_pixels: int, pixel_scale_min: float
+) -> tuple[pl.DataFrame, Float, Float, pl.DataFrame]:
+    """What a network can be shown of a batch: `known_bands` of it `on_grid`; and (object_id, reason) of the others."""
+    chosen = known_bands(stamps, bands)
+    catalogue, flux, variance = on_grid(chosen, stamp_pixels, pixel_scale_min)
+    good: NDArray[np.bool_] = np.asarray(np.isfinite(variance).any(axis=(1, 2, 3)))
+    nothing = "no good pixel on the network's grid"
+    reason = nothing if chosen.bands else f"none of its bands ({', '.join(stamps.bands)}) is one of the network's"
+    left = catalogue.filter(~good).select("object_id", pl.lit(reason, pl.String).alias("reason"))
+    return catalogue.filter(good), flux[good], variance[good], left
+
+
+def known_bands(stamps: Stamps, bands: list[str]) -> Stamps:
+    """The stamps in those of their bands that are among `bands`, in the order of `bands`; perhaps in none."""
+    chosen = [stamps.bands.index(band) for band in bands if band in stamps.bands]
+    lists = [name for name, kind in stamps.catalogue.schema.items() if isinstance(kind, pl.List)]
+    at = pl.lit(pl.Series(chosen, dtype=pl.UInt32)).implode()  # typed: there may be none
+    catalogue = stamps.catalogue.with_columns(pl.col(name).list.gather(at) for name in lists)
+    return Stamps(catalogue, stamps.flux[:, chosen], stamps.variance[:, chosen], stamps.psf[:, chosen])
+
+
 def to_grid(
     flux: Float, variance: Float, pixel_scale: NDArray[np.float64], stamp_pixels: int, pixel_scale_min: float
 ) -> tuple[Float, Float, NDArray[np.float64]]:

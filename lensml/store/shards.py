@@ -1,11 +1,13 @@
 """Shards on disk: WebDataset tar files of 16-bit stamps with an index, so that any batch is read by its offsets."""
 
+import hashlib
 import io
 import json
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -116,8 +118,27 @@ def read_index(folder: Path) -> pl.DataFrame:
     return tables.read_parquet(folder / INDEX, schema.SHARD_INDEX)
 
 
+def digest(folder: Path) -> str:
+    """sha256 over a split's index and shards: two splits with the same digest hold the same bytes."""
+    whole = hashlib.sha256()
+    for path in sorted([folder / INDEX, *folder.glob("*.tar")]):
+        with path.open("rb") as file:
+            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Where the bands of an object go."""
+
+    length: int  # of its codes
+    some: bool  # it does not fill all channels
+    channels: Any  # if they are all taken, in order and neighbours, a slice of the flat channels; else which channels
+    chosen: list[int] | None  # which of its bands are taken; None in the first case
+
+
 class ShardReader:
-    """Any batch of a split, through memory maps.
+    """Any batch of a split, through memory maps; one reader to a thread.
 
     Parameters
     ----------
@@ -144,10 +165,15 @@ class ShardReader:
         self._shard = self.index["shard"].rle_id().to_list()
         # in int16
         self._offsets = {plane: (self.index[f"{plane}_offset"] // 2).to_list() for plane in ("flux", "variance")}
-        self._bands = [_channels(tuple(own), bands) for own in self.index["bands"].to_list()]
+        self._scratch: Codes = np.empty((0, len(bands) * self._plane), np.int16)
+        self._bands = self._placed(self.index["bands"].to_list())
 
     def __len__(self) -> int:
         return self.index.height
+
+    def _placed(self, of: list[list[str]]) -> list[_Own]:
+        kinds = {own: _own(own, self.bands, self._plane) for own in {tuple(own) for own in of}}
+        return [kinds[tuple(own)] for own in of]
 
     def stamps(self, rows: NDArray[np.integer], variance: bool = False) -> tuple[Float, Float | None]:
         """Network input of rows of the index.
@@ -157,19 +183,29 @@ class ShardReader:
         arcsinh(flux / sky_sigma), (object, channel, y, x), 0 where bad or where there is no such band
         ln(variance / sky_sigma^2) likewise if `variance`, `BAD_LOG_VARIANCE` there; otherwise None
         """
-        flux = _scaled(self.codes("flux", rows))
-        return flux, _scaled(self.codes("variance", rows)) if variance else None
+        step = np.float32(quantisation.STEP)
+        flux = np.multiply(self._gather("flux", rows), step, dtype=np.float32)
+        return flux, np.multiply(self._gather("variance", rows), step, dtype=np.float32) if variance else None
 
     def codes(self, plane: str, rows: NDArray[np.integer]) -> Codes:
         """The 16-bit codes (object, channel, y, x) of `flux` or `variance`; see `lensml.store.quantisation`."""
+        return self._gather(plane, rows).copy()
+
+    def _gather(self, plane: str, rows: NDArray[np.integer]) -> Codes:
+        """`codes` in this reader's scratch array, good until the next call: a fresh array costs more than its copy."""
+        if len(rows) > len(self._scratch):
+            self._scratch = np.empty((len(rows), len(self.bands) * self._plane), np.int16)
+        codes, offsets = self._scratch[: len(rows)], self._offsets[plane]
         fill = quantisation.BAD if plane == "variance" else 0
-        codes = np.full((len(rows), len(self.bands), self._plane), fill, np.int16)
-        offsets = self._offsets[plane]
         for out, row in zip(codes, rows.tolist(), strict=True):
-            channels, chosen, count = self._bands[row]
-            begin = offsets[row]
-            values = self._maps[self._shard[row]][begin : begin + count * self._plane].reshape(count, self._plane)
-            out[channels] = values if chosen is None else values[chosen]
+            own, begin = self._bands[row], offsets[row]
+            values = self._maps[self._shard[row]][begin : begin + own.length]
+            if own.some:
+                out.fill(fill)
+            if own.chosen is None:
+                out[own.channels] = values
+            else:
+                out.reshape(-1, self._plane)[own.channels] = values.reshape(-1, self._plane)[own.chosen]
         return codes.reshape(len(rows), len(self.bands), self.stamp_pixels, self.stamp_pixels)
 
 
@@ -190,15 +226,10 @@ def _open(folder: Path, part: pl.DataFrame, plane: int) -> Codes:
     return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
 
 
-def _channels(own: tuple[str, ...], bands: tuple[str, ...]) -> tuple[slice | list[int], list[int] | None, int]:
-    """Channels of an object's bands (a slice where they are neighbours), which bands those are, how many it has."""
+def _own(own: tuple[str, ...], bands: tuple[str, ...], plane: int) -> _Own:
     chosen = [i for i, band in enumerate(own) if band in bands]
     channels = [bands.index(own[i]) for i in chosen]
-    first = channels[0] if channels else 0
-    neighbours = channels == list(range(first, first + len(channels)))
-    where = slice(first, first + len(channels)) if neighbours else channels
-    return where, None if len(chosen) == len(own) else chosen, len(own)
-
-
-def _scaled(codes: Codes) -> Float:
-    return np.multiply(codes, np.float32(quantisation.STEP), dtype=np.float32)
+    some, length = len(channels) < len(bands), len(own) * plane
+    if len(chosen) == len(own) and own and channels == list(range(channels[0], channels[0] + len(own))):
+        return _Own(length, some, slice(channels[0] * plane, channels[0] * plane + length), None)
+    return _Own(length, some, channels, chosen)
