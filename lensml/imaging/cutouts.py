@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lensml import config, schema
 from lensml.imaging import noise, photometry, psf_stamp
+from lensml.imaging.units import AB_NANOJANSKY
 from lensml.store.quantisation import BAD_LOG_VARIANCE, FLUX_LIMIT
 from lensml.store.stamps import Stamps
 
@@ -85,7 +86,9 @@ def calibrate(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) 
     catalogue = _catalogue(cutouts, measured, survey, flux, convert)
     if keep.all():
         return Stamps(catalogue, flux, measured.variance, measured.psf), refused
-    return Stamps(catalogue.filter(keep), flux[keep], measured.variance[keep], measured.psf[keep]), refused
+    bands = slice(len(cutouts.bands) if keep.any() else 0)  # a batch of no objects has no bands
+    planes = (plane[keep][:, bands] for plane in (flux, measured.variance, measured.psf))
+    return Stamps(catalogue.filter(keep), *planes), refused
 
 
 def _masked(cutouts: Cutouts) -> Cutouts:
@@ -163,6 +166,7 @@ def _catalogue(
         "target_psf_fwhm": None,
         "psf_residual": None,
     }
+    light, shape = _photometry(cutouts, measured, flux, convert)
     over_plane = measured.over_plane if measured.over_plane is not None else np.full(measured.fwhm.shape, np.nan)
     columns: dict[str, object] = {
         "object_id": cutouts.object_id,
@@ -174,8 +178,8 @@ def _catalogue(
         "noise_correlation": _lists(measured.noise.correlation),
         "quality": measured.good_fraction.min(axis=1),
         **{name: [value] * count for name, value in constants.items()},
-        **_photometry(cutouts, measured, flux, convert),
-        **_metadata(cutouts, {"seeing": measured.fwhm.max(axis=1)} | _shape(cutouts, measured, flux, convert)),
+        **light,
+        **_metadata(cutouts, {"seeing": measured.fwhm.max(axis=1)} | shape),
     }
     kinds = {name: kind for name, kind in schema.CATALOGUE.items() if name in columns}
     return pl.DataFrame({name: columns[name] for name in kinds}, schema=kinds, nan_to_null=True, strict=False)
@@ -183,28 +187,20 @@ def _catalogue(
 
 def _photometry(
     cutouts: Cutouts, measured: _Measured, flux: NDArray[np.float32], convert: config.Convert
-) -> dict[str, object]:
-    weight = _aperture(cutouts, convert)
+) -> tuple[dict[str, object], dict[str, NDArray[np.float64]]]:
+    """Columns of the aperture, and half-light radius (arcsec) and axis ratio in the band of the highest aperture S/N."""
+    weight = photometry.aperture(flux.shape[-2:], convert.aperture_arcsec / cutouts.pixel_scale)
     total, error = photometry.aperture_flux(flux, measured.variance, weight)
     with np.errstate(divide="ignore", invalid="ignore"):
-        magnitude = np.where(total > 0, 31.4 - 2.5 * np.log10(total), np.nan)
+        magnitude = np.where(total > 0, AB_NANOJANSKY - 2.5 * np.log10(total), np.nan)
         snr = np.where(error > 0, total / error, np.nan)
-    return {"flux": _lists(total), "magnitude": _lists(magnitude), "snr": _lists(snr)}
-
-
-def _shape(
-    cutouts: Cutouts, measured: _Measured, flux: NDArray[np.float32], convert: config.Convert
-) -> dict[str, NDArray[np.float64]]:
-    """Half-light radius (arcsec) and axis ratio within the aperture, in the band of the highest aperture S/N."""
-    weight = _aperture(cutouts, convert)
-    total, error = photometry.aperture_flux(flux, measured.variance, weight)
-    best = np.argmax(np.nan_to_num(total / np.where(error > 0, error, np.inf)), axis=1)
-    rows = np.arange(len(best))
+    rows, best = np.arange(len(snr)), np.argmax(np.nan_to_num(snr), axis=1)
     image = flux[rows, best]
-    return {
+    shape = {
         "half_light_radius": photometry.half_light_radius(image, weight) * cutouts.pixel_scale,
         "axis_ratio": photometry.axis_ratio(image, measured.noise.sky_sigma[rows, best], weight),
     }
+    return {"flux": _lists(total), "magnitude": _lists(magnitude), "snr": _lists(snr)}, shape
 
 
 def _metadata(cutouts: Cutouts, measured: dict[str, NDArray[np.float64]]) -> dict[str, object]:
@@ -219,11 +215,6 @@ def _metadata(cutouts: Cutouts, measured: dict[str, NDArray[np.float64]]) -> dic
         value = np.full(len(fallback), np.nan) if name not in given.columns else given[name].cast(pl.Float64).to_numpy()
         columns[name] = np.where(np.isfinite(value), value, fallback)
     return columns
-
-
-def _aperture(cutouts: Cutouts, convert: config.Convert) -> NDArray[np.float32]:
-    shape = (cutouts.flux.shape[-2], cutouts.flux.shape[-1])
-    return photometry.aperture(shape, convert.aperture_arcsec / cutouts.pixel_scale)
 
 
 def _lists(values: NDArray[np.float64]) -> list[list[float | None]]:

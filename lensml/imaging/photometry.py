@@ -21,9 +21,8 @@ def aperture(shape: tuple[int, int], radius_pixels: PerObject) -> Float:
 def aperture_flux(flux: Float, variance: Float, weight: Float) -> tuple[PerBand, PerBand]:
     """Flux and its error (object, band) in an aperture (object, y, x); a bad pixel (infinite variance) adds nothing."""
     total = np.einsum("obyx,oyx->ob", flux, weight, dtype=np.float64)
-    error2 = np.einsum(
-        "obyx,oyx->ob", np.where(np.isfinite(variance), variance, np.float32(0)), weight**2, dtype=np.float64
-    )
+    known = np.where(np.isfinite(variance), variance, np.float32(0))
+    error2 = np.einsum("obyx,oyx->ob", known, weight, dtype=np.float64)
     return total, np.sqrt(error2)
 
 

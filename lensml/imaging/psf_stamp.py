@@ -2,7 +2,7 @@
 
 Convention: on an odd axis the PSF's centre is pixel n // 2. On an even axis files differ: the centre is pixel n/2 - 1,
 pixel n/2, or the corner between them. The core's centroid decides which; the corner case is resampled by half a pixel
-(cubic spline), the others only padded.
+(quintic spline), the others only padded.
 """
 
 from typing import Final
@@ -110,7 +110,7 @@ def _odd(psf: NDArray[np.floating]) -> NDArray[np.floating]:
     behind, before = np.concatenate([psf, zero], axis=-1), np.concatenate([zero, psf], axis=-1)
     if (side != 0).all():
         return np.where(side > 0, behind, before)
-    between = ndimage.shift(behind.astype(np.float64), [0.0] * (psf.ndim - 1) + [0.5], order=3)
+    between = ndimage.shift(behind.astype(np.float64), [0.0] * (psf.ndim - 1) + [0.5], order=5)
     return np.where(side > 0, behind, np.where(side < 0, before, between))
 
 
