@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lensml.evaluation import metrics
+from lensml.evaluation import metrics, purity
 
 few_values = st.lists(st.tuples(st.booleans(), st.integers(-4, 4)), min_size=1, max_size=40)
 
@@ -118,10 +118,10 @@ def test_low_flux_fnr_is_taken_at_one_false_positive_in_ten() -> None:
 
 
 def test_purity_at_the_prevalence_of_the_sky() -> None:
-    assert metrics.purity(0.5, 1e-3, 1e-3) == pytest.approx(0.5 * 1e-3 / (0.5 * 1e-3 + 0.999 * 1e-3))
+    assert purity.purity(0.5, 1e-3, 1e-3) == pytest.approx(0.5 * 1e-3 / (0.5 * 1e-3 + 0.999 * 1e-3))
     counts = metrics.count([1, 0, 1, 0, 0, 0], [5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-    assert metrics.purity_at_completeness(0.6, 0.5)(counts)[0] == pytest.approx(1 / 1.25)
-    assert metrics.purity_at_completeness(0.6, 0.5, 1)(counts)[0] == pytest.approx(1 / 1.5)
+    assert purity.purity_at_completeness(0.6, 0.5)(counts)[0] == pytest.approx(1 / 1.25)
+    assert purity.purity_at_completeness(0.6, 0.5, 1)(counts)[0] == pytest.approx(1 / 1.5)
 
 
 def test_format_gives_every_figure_and_a_dash_for_none() -> None:

@@ -15,6 +15,7 @@ Figure = Callable[["Counts"], Floats]
 
 CHALLENGE_NONLENSES: Final = 50_000  # half of the challenge's test set of 100,000
 COMPARABLE_FACTOR: Final = 2  # counts of false positives mean the same only on a set of about that size
+NOT_COMPARABLE: Final = "  (not comparable with the challenge: another number of non-lenses)"
 FLUX_RATIO_EDGES: Final = (0.1, 0.3)  # low, medium and high as the specification defines them
 
 
@@ -144,25 +145,6 @@ def accuracy(threshold: float) -> Figure:
     return figure
 
 
-def purity(tpr: ArrayLike, fpr: ArrayLike, prevalence: float) -> Floats:
-    """Share of lenses among the calls where a share `prevalence` of all galaxies are lenses; NaN without calls."""
-    lenses, others = prevalence * np.asarray(tpr), (1 - prevalence) * np.asarray(fpr)
-    return ratio(lenses, lenses + others)
-
-
-def purity_at_completeness(completeness: float, prevalence: float, more: int = 0) -> Figure:
-    """The purity at the highest threshold that finds at least that share of the lenses; NaN with one class.
-
-    With `more` false positives than were found: without any, the purity is 1 on however small a set.
-    """
-
-    def figure(counts: Counts) -> Floats:
-        rows, first = np.arange(len(counts.tp)), (np.nan_to_num(counts.tpr) >= completeness).argmax(axis=1)
-        return purity(counts.tpr[rows, first], ratio(counts.fp[rows, first] + more, counts.n_nonlens), prevalence)
-
-    return figure
-
-
 FIGURES: Final[dict[str, Figure]] = {
     "auroc": auroc,
     "auprc": auprc,
@@ -248,9 +230,6 @@ def format_bologna_metrics(metrics: Mapping[str, Any]) -> str:
         note = "" if name not in ("tpr_at_fpr_0", "tpr10") or metrics["comparable_with_challenge"] else NOT_COMPARABLE
         lines.append(f"  {name:<18} " + ("-" if value is None else f"{value:.4f}{interval}{note}"))
     return "\n".join(lines)
-
-
-NOT_COMPARABLE: Final = "  (not comparable with the challenge: another number of non-lenses)"
 
 
 def _number(values: Floats) -> float | None:

@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lensml import config
-from lensml.evaluation import calibration, metrics
+from lensml.evaluation import calibration, metrics, purity
 from lensml.evaluation.fusion import labels
 
 POINTS_MAX: Final = 500  # of a curve
@@ -50,10 +50,10 @@ def _purity(counts: metrics.Counts, prevalence: float) -> pl.DataFrame:
     """
     found = _thinned(np.flatnonzero(np.diff(counts.tp[0], prepend=0) > 0))
     tpr = counts.tpr[0][found]
-    purity, one_more = (
-        metrics.purity(tpr, metrics.ratio(counts.fp[0][found] + more, counts.n_nonlens), prevalence) for more in (0, 1)
+    pure, one_more = (
+        purity.purity(tpr, metrics.ratio(counts.fp[0][found] + more, counts.n_nonlens), prevalence) for more in (0, 1)
     )
-    return pl.DataFrame({"completeness": tpr, "purity": purity, "purity_one_more_fp": one_more}).drop_nans()
+    return pl.DataFrame({"completeness": tpr, "purity": pure, "purity_one_more_fp": one_more}).drop_nans()
 
 
 def _histogram(y: NDArray[np.int64], logit: NDArray[np.float64]) -> pl.DataFrame:

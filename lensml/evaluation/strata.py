@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lensml import config
-from lensml.evaluation import bootstrap, calibration, metrics
+from lensml.evaluation import bootstrap, calibration, metrics, purity
 from lensml.evaluation.fusion import labels
 
 KINDS: Final = ("simulated", "real")
@@ -77,8 +77,8 @@ def _all(table: pl.DataFrame, params: config.Evaluate) -> bootstrap.Statistic:
     figures = {
         **metrics.FIGURES,
         "accuracy": metrics.accuracy(CALLED),
-        "purity_at_completeness_0.5": metrics.purity_at_completeness(HALF, params.prevalence),
-        "purity_one_more_fp_at_completeness_0.5": metrics.purity_at_completeness(HALF, params.prevalence, 1),
+        "purity_at_completeness_0.5": purity.purity_at_completeness(HALF, params.prevalence),
+        "purity_one_more_fp_at_completeness_0.5": purity.purity_at_completeness(HALF, params.prevalence, 1),
     }
 
     def statistic(weights: Weights) -> bootstrap.Draws:

@@ -1,0 +1,62 @@
+"""All that is there to look at after an evaluation, in one folder, simulated and real labels apart."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from lensml import config
+from lensml.evaluation import gallery, plots
+from lensml.evaluation.strata import KINDS, label_kind
+from lensml.store.shards import ShardReader
+
+BASELINE: Final = "catalogue regression"
+
+
+def write(table: pl.DataFrame, test: Path, members: list[str], params: config.Evaluate, folder: Path) -> list[str]:
+    """Write curves, a picture of them, the highest-scored stamps and the worst misses of each kind of label.
+
+    `table` is that of `scoring.table`, `test` the folder of its shards. Returns the names of the pictures.
+    """
+    rows = table.with_row_index("at").with_columns(label_kind().alias("label_kind"))
+    reader = ShardReader(test, tuple(dict.fromkeys(band for bands in table["bands"] for band in bands)))
+    others = {name: name for name in members} | {BASELINE: "baseline"}
+    pictures = []
+    for kind in KINDS:
+        part = rows.filter(pl.col("label_kind") == kind)
+        if not part.height:
+            continue
+        plots.write(plots.curves(part, params), kind, folder)
+        heading = f"Test set, {kind} labels: {_counted(part)}"
+        plots.picture(part, others, params, heading, folder / f"curves_{kind}.png")
+        best = part.sort("logit", "object_id", descending=[True, False]).head(params.gallery_stamps)
+        gallery.sheet(_tiles(best, reader), f"Highest scores: {heading}", folder / f"highest_{kind}.png")
+        heading = f"Lenses with the lowest scores, then non-lenses with the highest: {heading}"
+        gallery.sheet(_tiles(_misses(part, params), reader), heading, folder / f"misses_{kind}.png")
+        pictures += [f"{name}_{kind}.png" for name in ("curves", "highest", "misses")]
+    return pictures
+
+
+def _misses(part: pl.DataFrame, params: config.Evaluate) -> pl.DataFrame:
+    """Half a gallery of each, the worst first."""
+    half = max(1, params.gallery_stamps // 2)
+    lenses = part.filter(pl.col("label") == "lens").sort("logit", "object_id").head(half)
+    others = part.filter(pl.col("label") == "nonlens").sort("logit", "object_id", descending=[True, False]).head(half)
+    return pl.concat([lenses, others])
+
+
+def _tiles(rows: pl.DataFrame, reader: ShardReader) -> list[gallery.Tile]:
+    tiles = []
+    pixels = reader.stamps(rows["at"].to_numpy().astype(np.int64))[0]
+    for row, channels in zip(rows.iter_rows(named=True), pixels, strict=True):
+        bands = row["bands"]
+        flux = np.sinh(channels[[reader.bands.index(band) for band in bands]])  # in sky sigmas
+        lines = gallery.lines(row["object_id"], row["label"], row["label_source"], row["survey"], row["probability"])
+        tiles.append(gallery.Tile(gallery.composite(flux, np.ones(len(bands)), bands), lines, row["label"]))
+    return tiles
+
+
+def _counted(part: pl.DataFrame) -> str:
+    lenses = part.filter(pl.col("label") == "lens").height
+    return f"{lenses} lenses, {part.height - lenses} non-lenses"

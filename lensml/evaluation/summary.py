@@ -1,0 +1,36 @@
+"""An evaluation in a few lines to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lensml import config
+from lensml.evaluation import metrics
+
+
+def text(report: Mapping[str, Any], params: config.Evaluate) -> str:
+    """The figures of `strata.report`, by kind of label, and what to worry about."""
+    return "\n".join(line for kind, part in report.items() for line in _kind(kind, part, params))
+
+
+def _kind(kind: str, part: Mapping[str, Any], params: config.Evaluate) -> list[str]:
+    lines = [f"{kind} labels: {metrics.format_bologna_metrics(part)}"]
+    lines.append(f"  {'ece':<18} {_number(part['ece'])}")
+    lines += [f"  auroc of {name}: {_number(of['auroc'])}" for name, of in part["members"].items()]
+    gain = part["gain_over_best_member"]
+    lines.append(f"  auroc gained over {gain['best_member']}: {_number(gain['auroc'])}{_interval(gain, 'auroc')}")
+    lines.append(f"  auroc of a regression on the catalogue: {_number(part['baseline']['auroc'])}")
+    lines += [f"  auroc in {name}: {_number(of['auroc'])}" for name, of in part["by_survey"].items()]
+    if part["low_flux_fnr_too_high"]:
+        lines.append(
+            f"  WARNING: {part['low_flux_fnr']:.0%} of the lenses with a flux ratio below {params.flux_ratio_edges[0]} "
+            f"are missed at a false-positive rate of 0.1; more than {params.low_flux_fnr_warning:.0%} is too many."
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(part: Mapping[str, Any], name: str) -> str:
+    return "" if part[f"{name}_low"] is None else f"  [{part[f'{name}_low']:.4f}, {part[f'{name}_high']:.4f}]"
