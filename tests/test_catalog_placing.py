@@ -141,7 +141,7 @@ def test_metadata_by_hand():
     assert facts["source_weights"] == {"a": {"lens": 0.75, "nonlens": 1.5}, "b": {"lens": 1.0}}
     np.testing.assert_allclose(statistics.weights(train, facts), [0.75, 1.5, 0.375, 0.8], rtol=1e-6)
     json.dumps(facts, allow_nan=False)
-    none = statistics.fit(train.with_columns(seeing=pl.lit(None)), ["seeing"], ["r"])
+    none = statistics.fit(train.with_columns(seeing=pl.lit(None)), params(features=["seeing"], bands=["r"]))
     np.testing.assert_array_equal(
         statistics.metadata(train.with_columns(seeing=pl.lit(None)), none)[:, 1:], [[0, 1]] * 4
     )
