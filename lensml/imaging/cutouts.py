@@ -188,7 +188,7 @@ def _catalogue(
 def _photometry(
     cutouts: Cutouts, measured: _Measured, flux: NDArray[np.float32], convert: config.Convert
 ) -> tuple[dict[str, object], dict[str, NDArray[np.float64]]]:
-    """Columns of the aperture, and half-light radius (arcsec) and axis ratio in the band of the highest aperture S/N."""
+    """Columns of the aperture, and half-light radius (arcsec) and axis ratio in the band of the highest S/N."""
     weight = photometry.aperture(flux.shape[-2:], convert.aperture_arcsec / cutouts.pixel_scale)
     total, error = photometry.aperture_flux(flux, measured.variance, weight)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,5 +1,6 @@
 """From a work unit of a source to 16-bit codes, and the account of a whole conversion: refusals, noise, code errors."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,10 +47,11 @@ class Account:
         """Raise ValueError when a larger share than `refused_max` was refused, or nothing is left."""
         count = self._converted + len(self.refused)
         if len(self.refused) > refused_max * count or not self._converted:
-            name, reason = self.refused[0] if self.refused else ("none", "the source has no objects")
+            reasons = Counter(reason for _, reason in self.refused).most_common(3)
+            words = "; ".join(f"{times} x {reason}" for reason, times in reasons) or "the source has no objects"
             raise ValueError(
                 f"refused objects of {source} must be at most {refused_max:.0%} (convert.refused_max), "
-                f"got {len(self.refused)} of {count}; the first is {name}: {reason}."
+                f"got {len(self.refused)} of {count}: {words}."
             )
 
     def report(self) -> dict[str, Any]:
