@@ -43,7 +43,7 @@ def encode_flux(flux: Float, sky_sigma: NDArray[np.floating]) -> Codes:
             f"flux must be finite and within {FLUX_LIMIT:g} sky sigmas, got {flux[wrong][0]:g} in {_place(wrong)}. "
             "Mark the pixel bad and set its flux to 0."
         )
-    return np.rint(np.arcsinh(ratio) / STEP).astype(np.int16)
+    return np.rint(np.arcsinh(ratio.astype(np.float32)) / np.float32(STEP)).astype(np.int16)
 
 
 def decode_flux(codes: Codes, sky_sigma: NDArray[np.floating]) -> Float:
@@ -61,14 +61,15 @@ def encode_variance(variance: Float, sky_sigma: NDArray[np.floating]) -> Codes:
     """
     ratio = variance / _per_pixel(sky_sigma) ** 2
     good = np.isfinite(ratio)
-    log = np.log(ratio, out=np.zeros_like(ratio), where=good & (ratio > 0))
+    with np.errstate(over="ignore", divide="ignore"):  # both are beyond the limit
+        log = np.log(np.where(good & (ratio > 0), ratio, 1.0).astype(np.float32))
     wrong = good & ((ratio <= 0) | (np.abs(log) > _LOG_LIMIT))
     if wrong.any():
         raise ValueError(
             f"variance must be positive and near the sky's, got {variance[wrong][0]:g} in {_place(wrong)}. "
             "Mark the pixel bad: its variance is infinite."
         )
-    return np.where(good, np.rint(log / STEP), BAD).astype(np.int16)
+    return np.where(good, np.rint(log / np.float32(STEP)), BAD).astype(np.int16)
 
 
 def decode_variance(codes: Codes, sky_sigma: NDArray[np.floating]) -> Float:
