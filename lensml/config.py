@@ -162,6 +162,8 @@ class Pretrain(Section):
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
     batch_size: Positive
+    warmup_fraction: Fraction
+    gradient_clip_norm: PositiveFloat
     targets: Annotated[list[PretrainTarget], Field(min_length=1)]
     seed: Seed
 

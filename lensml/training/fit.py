@@ -15,6 +15,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from lensml import config
@@ -22,6 +23,8 @@ from lensml.models.network import Network
 from lensml.training import predict
 from lensml.training.module import Batches, Classification, Optimised, Regression, Schedule
 from lensml.training.progress import Best, Log, Reseed, Resume
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,13 @@ class Fitted:
 
 
 def fingerprint(**content: Any) -> str:
-    """sha256 of parameters, hashes and names, and of the torch that runs."""
-    text = json.dumps({**content, "torch": torch.__version__}, sort_keys=True)
+    """sha256 of parameters, hashes and names, of the torch that runs, and of the code that trains."""
+    code = {
+        str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for room in ("models", "training")
+        for file in sorted((ROOT / room).glob("*.py"))
+    }
+    text = json.dumps({**content, "torch": torch.__version__, "code": code}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -68,22 +76,14 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
 
 
 def pretrain(
-    network: Network,
-    batches: Batches,
-    object_ids: list[str],
-    targets: NDArray[np.float64],
-    params: config.Pretrain,
-    train: config.Train,
-    run: Run,
+    network: Network, batches: Batches, targets: NDArray[np.float64], params: config.Pretrain, run: Run
 ) -> int:
     """Teach a backbone catalogue values that need no lens label; the number of objects that had any.
 
     Parameters
     ----------
     network : trained in place; its head is left alone
-    object_ids : by `row` of the batches
-    targets : (object, target) in the catalogue's units; not finite, or negative, where missing
-    train : warm-up and gradient clipping are the training's own
+    targets : (object, target) by `row` of the batches, in the catalogue's units; NaN or negative where missing
 
     Returns
     -------
@@ -92,17 +92,17 @@ def pretrain(
     """
     standard = standardised(targets)
     known = int(np.isfinite(standard).any(axis=1).sum())
+    log = Log(run.log, {"objects": known})
     if not known or not params.epochs:
+        log.begin()
         return 0
-    schedule = Schedule(params.epochs, params.learning_rate, params.weight_decay, train.warmup_fraction, 1)
-    module = Regression(network, batches, schedule, object_ids, torch.from_numpy(standard).float())
-    _train(module, params.seed, train.gradient_clip_norm, None, run)
+    schedule = Schedule(params.epochs, params.learning_rate, params.weight_decay, params.warmup_fraction, 1)
+    module = Regression(network, batches, schedule, torch.from_numpy(standard).float())
+    _train(module, params.seed, params.gradient_clip_norm, [log], run)
     return known
 
 
-def fit(
-    network: Network, train: Batches, val: Batches, object_ids: list[str], params: config.Train, run: Run
-) -> Fitted:
+def fit(network: Network, train: Batches, val: Batches, params: config.Fit, run: Run) -> Fitted:
     """Train on the one, stop by AUPRC on the other; the network ends with the weights of the best epoch.
 
     Raises
@@ -113,13 +113,14 @@ def fit(
     accumulate, rest = divmod(params.effective_batch_size, params.batch_size)
     if rest or not accumulate:
         raise ValueError(
-            f"train.effective_batch_size must be a multiple of train.batch_size, got {params.effective_batch_size} and "
-            f"{params.batch_size} (params.yaml)."
+            "train.fit.effective_batch_size must be a multiple of train.fit.batch_size, got "
+            f"{params.effective_batch_size} and {params.batch_size} (params.yaml)."
         )
     schedule = Schedule(params.epochs, params.learning_rate, params.weight_decay, params.warmup_fraction, accumulate)
-    module = Classification(network, train, schedule, object_ids, val, params.label_smoothing)
-    best = Best("val_auprc", params.patience_epochs)
-    _train(module, params.seed, params.gradient_clip_norm, best, run)
+    module = Classification(network, train, schedule, val, params.label_smoothing)
+    best, log = Best("val_auprc", params.patience_epochs), Log(run.log, {"objects": len(train.object_ids)})
+    _train(module, params.seed, params.gradient_clip_norm, [best, log], run)
+    log.end({"best_epoch": best.epoch, "best_val_auprc": best.value})
     network.load_state_dict(best.weights)
     return Fitted(predict.logits(network, val.epoch(0)), best.epoch, best.value)
 
@@ -139,13 +140,12 @@ def standardised(targets: NDArray[np.float64]) -> NDArray[np.float64]:
     return standard
 
 
-def _train(module: Optimised, seed: int, clip: float, best: Best | None, run: Run) -> None:
+def _train(module: Optimised, seed: int, clip: float, watching: list[Callback], run: Run) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     resume = Resume(run.resume, run.fingerprint)
-    watching = [best] if best else []
     trainer = lightning.Trainer(
         max_epochs=module.schedule.epochs, accumulate_grad_batches=module.schedule.accumulate, gradient_clip_val=clip,
-        callbacks=[Reseed(seed), *watching, Log(run.log), resume], deterministic=True, devices=1, logger=False,
+        callbacks=[Reseed(seed), *watching, resume], deterministic=True, devices=1, logger=False,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
         num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1,
     )  # fmt: skip

@@ -17,7 +17,9 @@ Batch = Mapping[str, Tensor]
 
 
 class Batches(Protocol):
-    """Where batches come from; the order of an epoch depends on nothing but the epoch's number."""
+    """Where batches come from; an epoch depends on nothing but its number (`lensml.training.batches`)."""
+
+    object_ids: list[str]  # by `row` of the batches
 
     def __len__(self) -> int: ...
 
@@ -51,12 +53,11 @@ class _Epoch:
 class Optimised(lightning.LightningModule):
     """A network, the batches it learns from, and the schedule; a subclass says what the loss is."""
 
-    def __init__(self, network: Network, batches: Batches, schedule: Schedule, object_ids: list[str]) -> None:
+    def __init__(self, network: Network, batches: Batches, schedule: Schedule) -> None:
         super().__init__()
         self.network = network
         self.batches = batches
         self.schedule = schedule
-        self.object_ids = object_ids  # by `row` of the batches
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and weight of each object, (B,)."""
@@ -66,7 +67,7 @@ class Optimised(lightning.LightningModule):
         return _Epoch(self.batches, self.current_epoch)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        losses, weight = self.losses({**batch, "stamps": turned(batch["stamps"])})
+        losses, weight = self.losses(batch)
         if not bool(torch.isfinite(losses).all()):
             self._refuse(batch, losses)
         loss = weighted_mean(losses, weight)
@@ -83,7 +84,7 @@ class Optimised(lightning.LightningModule):
 
     def _refuse(self, batch: Batch, losses: Tensor) -> None:
         rows = batch["row"][~torch.isfinite(losses)].tolist()
-        names = ", ".join(self.object_ids[row] for row in rows[:3])
+        names = ", ".join(self.batches.object_ids[row] for row in rows[:3])
         raise ValueError(
             f"loss must be finite, got {losses[~torch.isfinite(losses)][0].item()} for {names} (epoch "
             f"{self.current_epoch}). Look at their stamps, or lower learning_rate (params.yaml)."
@@ -104,11 +105,10 @@ class Classification(Optimised):
         network: Network,
         batches: Batches,
         schedule: Schedule,
-        object_ids: list[str],
         val: Batches,
         smoothing: float,
     ) -> None:
-        super().__init__(network, batches, schedule, object_ids)
+        super().__init__(network, batches, schedule)
         self.val = val
         self.smoothing = smoothing
         self.seen: list[tuple[Tensor, Tensor]] = []
@@ -129,7 +129,9 @@ class Classification(Optimised):
         logit, label = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
         if not bool(torch.isfinite(logit).all()):
-            raise ValueError("logit must be finite, got others in validation. Lower train.learning_rate (params.yaml).")
+            raise ValueError(
+                "logit must be finite, got others in validation. Lower train.fit.learning_rate (params.yaml)."
+            )
         loss = functional.binary_cross_entropy_with_logits(logit, label)
         self.log("val_loss", loss.float(), prog_bar=True)
         self.log("val_auprc", float(average_precision_score(label.numpy(), logit.numpy())), prog_bar=True)
@@ -144,10 +146,8 @@ class Regression(Optimised):
     targets : (object, target) standardised, NaN where missing; by `row` of the batches
     """
 
-    def __init__(
-        self, network: Network, batches: Batches, schedule: Schedule, object_ids: list[str], targets: Tensor
-    ) -> None:
-        super().__init__(network, batches, schedule, object_ids)
+    def __init__(self, network: Network, batches: Batches, schedule: Schedule, targets: Tensor) -> None:
+        super().__init__(network, batches, schedule)
         self.targets = targets
         self.to_targets = nn.Linear(network.width, targets.shape[1])
         network.head.requires_grad_(False)
@@ -164,14 +164,6 @@ class Regression(Optimised):
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
     """The mean with weights normalised to unit sum; 0 where all weights are 0."""
     return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-
-
-def turned(stamps: Tensor) -> Tensor:
-    """Each stamp in one of its eight orientations, drawn from torch's generator: a lens has no up."""
-    mirror_x, mirror_y, swap = (torch.rand(3, len(stamps), 1, 1, 1) < 0.5).to(stamps.device)
-    stamps = torch.where(mirror_x, stamps.flip(-1), stamps)
-    stamps = torch.where(mirror_y, stamps.flip(-2), stamps)
-    return torch.where(swap, stamps.transpose(-1, -2), stamps)
 
 
 def rate(step: int, steps: int, warmup: int) -> float:

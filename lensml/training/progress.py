@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from dvclive.live import Live
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
@@ -60,14 +61,22 @@ class Log(Callback):
     `Live.end` is not called: inside `dvc exp run` it would `git add` the folder, which the stage is about to rename.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, about: dict[str, float]) -> None:
+        self.folder, self.about = folder, about
         self.history: list[dict[str, float]] = []
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        from dvclive.live import Live
-
+    def begin(self) -> None:
+        """An empty folder, but for what is known before the first epoch."""
         self.live = Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+        self._tell(self.about)
+
+    def end(self, about: dict[str, float]) -> None:
+        """Single numbers beside the last epoch's metrics."""
+        self.live.step = len(self.history) - 1
+        self._tell(about)
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.begin()
         for row in self.history:
             self._write(row)
 
@@ -80,6 +89,11 @@ class Log(Callback):
         for name, value in row.items():
             self.live.log_metric(name, value)
         self.live.next_step()
+
+    def _tell(self, about: dict[str, float]) -> None:
+        for name, value in about.items():
+            self.live.log_metric(name, value, plot=False)
+        self.live.make_summary()
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
