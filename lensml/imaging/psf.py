@@ -18,12 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import fft
 
 from lensml import config
 from lensml.imaging import psf_kernels as pk
 from lensml.imaging import psf_pixels, psf_stamp
-from lensml.store.stamps import PLANES, Stamps
+from lensml.store.stamps import Stamps
 
 Rows = NDArray[np.int64]
 PerBand = NDArray[np.float64]  # (object, band)
@@ -32,7 +31,7 @@ Refused = list[tuple[str, str]]  # (object_id, reason in words)
 FWHM_PIXELS_MIN = 2.0  # Nyquist: a narrower Gaussian is not sampled
 KERNEL_REACH = 2.0  # target FWHMs either way, where a PSF stamp is smaller
 CORRELATION_MAX = 0.95  # more is no noise
-CHUNK_PIXELS = 1 << 19  # of transforms at once: what stays in a core's cache
+CHUNK_PIXELS = 1 << 18  # of transforms at once: what stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,32 @@ class Matched:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Measured PSFs of a batch, one plane per object and band, laid out for the transforms."""
+    """PSFs as observed; per object and band unless said otherwise."""
 
-    planes: pk.Planes
-    centre: NDArray[np.float64]  # (plane, (y, x)) pixels
-    target: pk.PerPlane  # FWHM, pixels
-    half: int  # reach of the kernels, pixels
+    has: NDArray[np.bool_]  # in the file
+    fwhm_arcsec: PerBand
+    centre: NDArray[np.float64]  # (object, band, (y, x)) pixels
+    correlation: PerBand  # of neighbouring sky pixels
+    target_pixels: NDArray[np.float64]  # (object,) FWHM
 
-    def of(self, rows: Rows, bands: int) -> "_Sources":
-        """Those of some objects."""
-        planes = (rows[:, None] * bands + np.arange(bands)).reshape(-1)
-        return _Sources(self.planes[planes], self.centre[planes], self.target[planes], self.half)
+
+@dataclass(frozen=True)
+class _Results:
+    """Room for what matching makes of a batch, filled in part by part."""
+
+    flux: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    residual: PerBand
+    fwhm_arcsec: PerBand
+    gain: PerBand  # the most that any frequency is amplified
+    sky: PerBand  # sky sigma after over before
+    neighbour: PerBand  # noise correlation along x
+
+    @classmethod
+    def like(cls, stamps: Stamps) -> "_Results":
+        flux, variance, psf = (np.empty_like(plane) for plane in (stamps.flux, stamps.variance, stamps.psf))
+        return cls(flux, variance, psf, *(np.zeros(stamps.flux.shape[:2]) for _ in range(5)))
 
 
 def match(stamps: Stamps, survey: config.Survey, params: config.PsfMatch) -> tuple[Stamps, Refused]:
@@ -79,59 +93,28 @@ def target_fwhm(survey: config.Survey, params: config.PsfMatch) -> float:
 
 def match_measured(stamps: Stamps, survey: config.Survey, params: config.PsfMatch) -> Matched:
     """`match`, with residual and FWHM of each matched PSF."""
+    none = np.zeros((0, len(stamps.bands)))
     if params.mode == "off" or not stamps.catalogue.height:
-        none = np.zeros((0, len(stamps.bands)))
         return Matched(stamps, [], none, none)
     target = target_fwhm(survey, params)
-    parts = [_match_chunk(chunk, survey, params, target, half) for half, chunk in _chunks(stamps, target)]
-    place = {name: row for row, name in enumerate(stamps.catalogue["object_id"])}
-    joined = _joined([part.stamps for part in parts])
-    order = np.argsort([place[name] for name in joined.catalogue["object_id"]], kind="stable").astype(np.int64)
-    return Matched(
-        _rows(joined, order),
-        sorted((entry for part in parts for entry in part.refused), key=lambda entry: place[entry[0]]),
-        np.concatenate([part.residual for part in parts])[order],
-        np.concatenate([part.fwhm_arcsec for part in parts])[order],
-    )
+    sources, results = _measure(stamps, survey, target), _Results.like(stamps)
+    reasons = np.array(_before(stamps, sources, params, target), dtype=object)
+    for half, rows in _chunks(stamps, sources, np.flatnonzero(reasons == "")):
+        _convolve(stamps, sources, rows, half, params, results)
+    kept = np.flatnonzero(reasons == "")
+    reasons[kept] = _after(stamps.bands, results, kept, params, target)
+    kept = np.flatnonzero(reasons == "")
+    names = stamps.catalogue["object_id"]
+    refused = [(name, str(reason)) for name, reason in zip(names, reasons, strict=True) if reason]
+    return Matched(_stamps(stamps, results, kept, target), refused, results.residual[kept], results.fwhm_arcsec[kept])
 
 
-def _chunks(stamps: Stamps, target: float) -> Iterator[tuple[int, Stamps]]:
-    """Parts that fit a core's cache, and the reach of their kernels in pixels: an object's own, whatever the batch."""
-    reach = np.maximum(stamps.psf.shape[-1] // 2, np.ceil(KERNEL_REACH * target / stamps.pixel_scale)).astype(np.int64)
-    for half in np.unique(reach).tolist():
-        rows = np.flatnonzero(reach == half)
-        side = pk.padded_side(max(stamps.flux.shape[2:]), half)
-        size = max(1, CHUNK_PIXELS // (side**2 * len(stamps.bands)))
-        for begin in range(0, len(rows), size):
-            yield half, _rows(stamps, rows[begin : begin + size])
-
-
-def _match_chunk(stamps: Stamps, survey: config.Survey, params: config.PsfMatch, target: float, half: int) -> Matched:
-    sources = _sources(stamps, survey, target, half)
-    reasons = _before(stamps, sources, params, target)
-    kept = np.flatnonzero([not reason for reason in reasons])
-    none = np.zeros((0, len(stamps.bands)))
-    if not len(kept):
-        return Matched(_rows(stamps, kept), list(zip(stamps.catalogue["object_id"], reasons, strict=True)), none, none)
-    matched, gain = _convolve(_rows(stamps, kept), sources.of(kept, len(stamps.bands)), params, target)
-    late = _after(matched, gain, params, target)
-    good = np.flatnonzero([not reason for reason in late])
-    for row, reason in zip(kept, late, strict=True):
-        reasons[row] = reason
-    refused = [(name, reason) for name, reason in zip(stamps.catalogue["object_id"], reasons, strict=True) if reason]
-    return Matched(_rows(matched.stamps, good), refused, matched.residual[good], matched.fwhm_arcsec[good])
-
-
-def _sources(stamps: Stamps, survey: config.Survey, target: float, half: int) -> _Sources:
-    side = pk.padded_side(max(stamps.flux.shape[2:]), half)
-    scale = np.repeat(stamps.pixel_scale, len(stamps.bands))
+def _measure(stamps: Stamps, survey: config.Survey, target: float) -> _Sources:
     has = (stamps.psf != 0).any(axis=(2, 3))
-    table = np.tile(_table(stamps, survey, has), stamps.catalogue.height) / scale
-    measured = has.reshape(-1)
-    planes = np.empty((len(scale), side, side))
-    planes[measured] = pk.at_origin(_flat(stamps.psf)[measured], side)
-    planes[~measured] = pk.gaussians(table[~measured], np.zeros((int((~measured).sum()), 2)), side)
-    return _Sources(planes, pk.centroids(planes, target / scale), target / scale, half)
+    pixels = target / stamps.pixel_scale
+    centre = pk.centroids(_flat(stamps.psf), np.repeat(pixels, len(stamps.bands))).reshape(*has.shape, 2)
+    measured = psf_stamp.fwhm_halfmax(stamps.psf) * stamps.pixel_scale[:, None]
+    return _Sources(has, np.where(has, measured, _table(stamps, survey, has)), centre, _correlation(stamps), pixels)
 
 
 def _table(stamps: Stamps, survey: config.Survey, has: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -148,101 +131,113 @@ def _table(stamps: Stamps, survey: config.Survey, has: NDArray[np.bool_]) -> NDA
 
 def _before(stamps: Stamps, sources: _Sources, params: config.PsfMatch, target: float) -> list[str]:
     """Per object why its PSFs cannot be matched, or ""."""
-    off = np.hypot(*sources.centre.T).reshape(-1, len(stamps.bands))
-    fwhm = _fwhm(sources.planes, stamps, sources.half)
     coarse = [
         f"target PSF must span {FWHM_PIXELS_MIN:g} pixels, got {target:g} arcsec on pixels of {pixel:.3g} arcsec"
         if target / pixel < FWHM_PIXELS_MIN
         else ""
         for pixel in stamps.pixel_scale
     ]
+    off = np.hypot(sources.centre[..., 0], sources.centre[..., 1])
     centred = f"PSF in band {{}} must be within {params.off_centre_max:g} pixels of its stamp's centre, got {{:.3g}}"
     narrow = f"PSF in band {{}} must be narrower than the target of {target:g} arcsec, got FWHM {{:.4g}} arcsec"
-    aside = _worst(stamps, off, params.off_centre_max, centred)
-    broad = _worst(stamps, fwhm, target * (1 + params.fwhm_tolerance), narrow)
+    aside = _worst(stamps.bands, off, params.off_centre_max, centred)
+    broad = _worst(stamps.bands, sources.fwhm_arcsec, target * (1 + params.fwhm_tolerance), narrow)
     return [a or b or c for a, b, c in zip(coarse, aside, broad, strict=True)]
 
 
-def _after(matched: Matched, gain: PerBand, params: config.PsfMatch, target: float) -> list[str]:
+def _after(bands: tuple[str, ...], results: _Results, rows: Rows, params: config.PsfMatch, target: float) -> list[str]:
     """Per object why its matched PSFs are not good enough, or ""."""
     quiet = (
         f"PSF in band {{}} must reach {target:g} arcsec amplifying nothing over {params.gain_max:g} times, got {{:.3g}}"
     )
     near = f"matched PSF in band {{}} must be within {params.residual_max:g} of its target, got {{:.3g}}"
-    loud = _worst(matched.stamps, gain, params.gain_max, quiet)
-    far = _worst(matched.stamps, matched.residual, params.residual_max, near)
+    loud = _worst(bands, results.gain[rows], params.gain_max, quiet)
+    far = _worst(bands, results.residual[rows], params.residual_max, near)
     return [a or b for a, b in zip(loud, far, strict=True)]
 
 
-def _worst(stamps: Stamps, values: PerBand, limit: float, words: str) -> list[str]:
-    """Per object `words` with the worst band and its value, or "" within the limit."""
+def _worst(bands: tuple[str, ...], values: PerBand, limit: float, words: str) -> list[str]:
+    """Per object `words` with the worst band and its value, or "" within the limit; NaN is not within."""
     rows = zip(values.argmax(axis=1), values.max(axis=1), strict=True)
-    return [words.format(stamps.bands[band], value) if not value <= limit else "" for band, value in rows]
+    return [words.format(bands[band], value) if not value <= limit else "" for band, value in rows]
 
 
-def _convolve(stamps: Stamps, sources: _Sources, params: config.PsfMatch, target: float) -> tuple[Matched, PerBand]:
-    """The stamps through their kernels, measured; and the most that each kernel amplifies a frequency."""
-    shape, side = (stamps.catalogue.height, len(stamps.bands)), sources.planes.shape[-1]
-    spectra = fft.rfft2(sources.planes, workers=1)
-    wanted = pk.gaussians(sources.target, sources.centre, side)
-    kernel = pk.kernels(spectra, fft.rfft2(wanted, workers=1), params.regularisation, sources.half)
-    through = fft.rfft2(kernel, workers=1)
-    white, sky, near = pk.noise_gain(through, _correlation(stamps))
+def _chunks(stamps: Stamps, sources: _Sources, rows: Rows) -> Iterator[tuple[int, Rows]]:
+    """Parts that fit a core's cache, and the reach of their kernels in pixels: an object's own, whatever the batch."""
+    reach = np.maximum(stamps.psf.shape[-1] // 2, np.ceil(KERNEL_REACH * sources.target_pixels[rows])).astype(np.int64)
+    for half in np.unique(reach).tolist():
+        alike = rows[reach == half]
+        side = pk.padded_side(max(stamps.flux.shape[2:]), half)
+        size = max(1, CHUNK_PIXELS // (side**2 * len(stamps.bands)))
+        for begin in range(0, len(alike), size):
+            yield half, alike[begin : begin + size]
+
+
+def _convolve(
+    stamps: Stamps, sources: _Sources, rows: Rows, half: int, params: config.PsfMatch, results: _Results
+) -> None:
+    """Some objects through their kernels, measured."""
+    bands, side = len(stamps.bands), pk.padded_side(max(stamps.flux.shape[2:]), half)
+    fwhm, centre = np.repeat(sources.target_pixels[rows], bands), sources.centre[rows].reshape(-1, 2)
+    spectra = pk.transform(_planes(stamps, sources, rows, side))
+    target = pk.Gaussians.at(fwhm, centre, side)
+    kernel = pk.kernels(spectra, target, params.regularisation, half)
+    through = pk.transform(kernel)
+    noise = pk.noise(through, sources.correlation[rows].reshape(-1))
     flux, variance = psf_pixels.convolve(
-        _flat(stamps.flux), _flat(stamps.variance), kernel, through, sources.target, params.lost_weight_max
+        _flat(stamps.flux[rows]), _flat(stamps.variance[rows]), kernel, through, fwhm, params.lost_weight_max
     )
-    variance *= (sky / white)[:, None, None]
-    psf = fft.irfft2(spectra * through, (side, side), workers=1)
-    residual = np.abs(psf - wanted).sum(axis=(1, 2)).reshape(shape)
-    fwhm = _fwhm(psf, stamps, sources.half)
-    has = (stamps.psf != 0).any(axis=(2, 3), keepdims=True)
-    quality = np.isfinite(variance).reshape(*shape, -1).mean(axis=2).min(axis=1)
-    catalogue = _catalogue(stamps, target, residual, fwhm, np.sqrt(sky).reshape(shape), near.reshape(shape))
-    after = Stamps(
-        catalogue.with_columns(pl.Series("quality", quality)),
-        flux.astype(np.float32).reshape(stamps.flux.shape),
-        variance.astype(np.float32).reshape(stamps.flux.shape),
-        (pk.stamp(psf, stamps.psf.shape[-1]).reshape(stamps.psf.shape) * has).astype(np.float32),
-    )
-    return Matched(after, [], residual, fwhm), np.abs(through).max(axis=(1, 2)).reshape(shape)
+    matched = pk.back(spectra * through)
+    core = 2 * int(np.ceil(fwhm.max())) + 1  # reaches well beyond the half maximum
+    shape, scale = (len(rows), bands), stamps.pixel_scale[rows, None]
+    results.flux[rows] = flux.reshape(*shape, *flux.shape[1:])
+    results.variance[rows] = variance.reshape(*shape, *flux.shape[1:])
+    results.variance[rows] *= (noise.variance / noise.white).astype(np.float32).reshape(*shape, 1, 1)
+    results.psf[rows] = pk.stamp(matched, stamps.psf.shape[-1]).reshape(*shape, *stamps.psf.shape[2:])
+    results.psf[rows] *= sources.has[rows, :, None, None]
+    results.fwhm_arcsec[rows] = psf_stamp.fwhm_halfmax(pk.stamp(matched, core)).reshape(shape) * scale
+    matched -= target.planes()
+    results.residual[rows] = np.abs(matched).sum(axis=(1, 2)).reshape(shape)
+    results.gain[rows] = noise.gain.reshape(shape)
+    results.sky[rows] = np.sqrt(noise.variance).reshape(shape)
+    results.neighbour[rows] = noise.neighbour.reshape(shape)
 
 
-def _catalogue(
-    stamps: Stamps, goal: float, residual: PerBand, fwhm: PerBand, sky: PerBand, near: PerBand
-) -> pl.DataFrame:
-    return stamps.catalogue.with_columns(
-        pl.Series("psf_fwhm", np.median(fwhm, axis=1)),
+def _planes(stamps: Stamps, sources: _Sources, rows: Rows, side: int) -> pk.Planes:
+    """PSFs at pixel (0, 0) of transforms; Gaussians of the survey's typical FWHM where the file has none."""
+    has = sources.has[rows].reshape(-1)
+    if has.all():
+        return pk.at_origin(_flat(stamps.psf[rows]), side)
+    table = (sources.fwhm_arcsec[rows] / stamps.pixel_scale[rows, None]).reshape(-1)[~has]
+    planes = np.empty((len(has), side, side), dtype=np.float32)
+    planes[has] = pk.at_origin(_flat(stamps.psf[rows])[has], side)
+    planes[~has] = pk.Gaussians.at(table, np.zeros((len(table), 2)), side).planes()
+    return planes
+
+
+def _correlation(stamps: Stamps) -> PerBand:
+    """Of neighbouring sky pixels before matching; white where it is unknown."""
+    values = stamps.catalogue["noise_correlation"].explode().fill_null(0.0).to_numpy().astype(np.float64)
+    return np.clip(values, 0, CORRELATION_MAX).reshape(-1, len(stamps.bands))
+
+
+def _stamps(stamps: Stamps, results: _Results, rows: Rows, target: float) -> Stamps:
+    """The batch of what has been matched."""
+    bands = slice(None if len(rows) else 0)  # an empty batch has no bands
+    planes = [plane[rows][:, bands] for plane in (results.flux, results.variance, results.psf)]
+    good = np.isfinite(planes[1]).mean(axis=(2, 3))
+    lists = pl.List(pl.Float64)
+    catalogue = stamps.catalogue[rows.tolist()].with_columns(
+        pl.Series("psf_fwhm", np.median(results.fwhm_arcsec[rows], axis=1)),
         pl.lit(True).alias("psf_matched"),
-        pl.lit(goal).alias("target_psf_fwhm"),
-        pl.Series("psf_residual", residual.max(axis=1)),
-        pl.Series("sky_sigma", (stamps.sky_sigma * sky).tolist(), dtype=pl.List(pl.Float64)),
-        pl.Series("noise_correlation", near.tolist(), dtype=pl.List(pl.Float64)),
+        pl.lit(target).alias("target_psf_fwhm"),
+        pl.Series("psf_residual", results.residual[rows].max(axis=1)),
+        pl.Series("sky_sigma", (stamps.sky_sigma * results.sky)[rows].tolist(), dtype=lists),
+        pl.Series("noise_correlation", results.neighbour[rows].tolist(), dtype=lists),
+        pl.Series("quality", good.min(axis=1, initial=1.0)),
     )
-
-
-def _correlation(stamps: Stamps) -> pk.PerPlane:
-    """(plane,) of neighbouring sky pixels before matching; white where it is unknown."""
-    values = stamps.catalogue["noise_correlation"].explode().fill_null(0.0).to_numpy()
-    return np.clip(values.astype(np.float64), 0, CORRELATION_MAX)
-
-
-def _fwhm(planes: pk.Planes, stamps: Stamps, half: int) -> PerBand:
-    """Half-maximum FWHM in arcsec."""
-    pixels = psf_stamp.fwhm_halfmax(pk.stamp(planes, 2 * half + 1).astype(np.float32))
-    return pixels.reshape(-1, len(stamps.bands)) * stamps.pixel_scale[:, None]
+    return Stamps(catalogue, *planes)
 
 
 def _flat(array: NDArray[np.float32]) -> pk.Planes:
-    return array.reshape(-1, *array.shape[2:]).astype(np.float64)
-
-
-def _rows(stamps: Stamps, rows: Rows) -> Stamps:
-    bands = slice(None if len(rows) else 0)  # an empty batch has no bands
-    planes = (getattr(stamps, plane)[rows][:, bands] for plane in PLANES)
-    return Stamps(stamps.catalogue[rows.tolist()] if len(rows) else stamps.catalogue.clear(), *planes)
-
-
-def _joined(parts: list[Stamps]) -> Stamps:
-    full = [part for part in parts if part.catalogue.height] or parts[:1]
-    planes = (np.concatenate([getattr(part, plane) for part in full]) for plane in PLANES)
-    return Stamps(pl.concat([part.catalogue for part in full]), *planes)
+    return array.reshape(-1, *array.shape[2:])

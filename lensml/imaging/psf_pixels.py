@@ -5,11 +5,10 @@ Every array is (plane, y, x), a plane being one band of one object.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from lensml.imaging import psf_kernels as pk
 
-SEEN_MIN = 1e-3  # weight of good pixels below which a hole is too wide to be filled: sky
+SEEN_MIN = 1e-3  # weight of good pixels below which a hole is too wide to be filled
 
 
 def convolve(
@@ -33,67 +32,77 @@ def convolve(
     -------
     flux, variance : 0 and infinite where bad
     """
-    height, width = flux.shape[1:]
+    (height, width), side = flux.shape[1:], kernel.shape[-1]
     good = np.isfinite(variance)
-    flux, variance = fill(np.where(good, flux, 0), good, fwhm), fill(np.where(good, variance, 0), good, fwhm)
-    rows, columns = _around(height, kernel.shape[-1]), _around(width, kernel.shape[-1])
-    out = pk.convolve(flux[:, rows[:, None], columns], spectra)[:, :height, :width]
+    if not good.all():
+        flux, variance = fill(flux, good, fwhm), fill(variance, good, fwhm)
     squared = kernel**2
     weight = squared.sum(axis=(1, 2))[:, None, None]
-    squared_spectra = fft.rfft2(squared, workers=1)
-    out_variance = pk.convolve(variance[:, rows[:, None], columns], squared_spectra)[:, :height, :width]
-    seen = _seen(good, squared_spectra) / weight
+    squared_spectra = pk.transform(squared)
+    bad = pk.back(_masks(good, side) * squared_spectra, height, width) < (1 - lost_weight_max) * weight
+    out = pk.back(_through(flux, spectra, side), height, width)
+    spread = pk.back(_through(variance, squared_spectra, side), height, width)
     # a transform's rounding must not make a negative variance: no average is below its smallest member
-    least = variance.min(axis=(1, 2))[:, None, None] * weight
-    bad = seen < 1 - lost_weight_max
-    return np.where(bad, 0, out), np.where(bad, np.inf, np.maximum(out_variance, least))
+    spread = np.maximum(spread, variance.min(axis=(1, 2))[:, None, None] * weight)
+    np.copyto(out, 0, where=bad)
+    np.copyto(spread, np.inf, where=bad)
+    return out, spread
 
 
-def _seen(good: NDArray[np.bool_], spectra: pk.Spectra) -> pk.Planes:
-    """Squared kernel weight on good pixels inside the border."""
-    (height, width), side = good.shape[1:], spectra.shape[1]
-    whole = good.all(axis=(1, 2))
-    masks = np.zeros((int((~whole).sum()) + 1, side, side))  # the last one serves all planes without a bad pixel
-    masks[:-1, :height, :width] = good[~whole]
-    masks[-1, :height, :width] = 1
-    which = np.full(len(good), len(masks) - 1)
-    which[~whole] = np.arange(len(masks) - 1)
-    seen: pk.Planes = fft.irfft2(fft.rfft2(masks, workers=1)[which] * spectra, (side, side), workers=1)
-    return seen[:, :height, :width]
+def _through(planes: pk.Planes, kernel: pk.Spectra, side: int) -> pk.Spectra:
+    spectra = pk.transform(_mirrored(planes, side))
+    spectra *= kernel
+    return spectra
 
 
-def _around(pixels: int, side: int) -> NDArray[np.int64]:
-    """Which pixel stands where on a transform: the stamp from 0 on, and both its borders mirrored into the rest."""
+def _masks(good: NDArray[np.bool_], side: int) -> pk.Spectra:
+    """Transforms of what is good and inside the border; a single one where every plane is whole."""
+    planes = np.zeros((1 if good.all() else len(good), side, side), dtype=np.float32)
+    planes[:, : good.shape[1], : good.shape[2]] = good[: len(planes)]
+    return pk.transform(planes)
+
+
+def _mirrored(planes: pk.Planes, side: int) -> pk.Planes:
+    """Stamps on transforms: from pixel 0 on, and both borders mirrored into the rest."""
+    height, width = planes.shape[1:]
+    out = np.empty((len(planes), side, side), dtype=np.float32)
+    out[:, :height, :width] = planes
+    out[:, :height, width:] = planes[:, :, _beyond(width, side)]
+    out[:, height:] = out[:, _beyond(height, side)]
+    return out
+
+
+def _beyond(pixels: int, side: int) -> NDArray[np.int64]:
+    """Which pixel stands behind a stamp's last one, up to the transform's end, where the stamp begins again."""
     before = (side - pixels) // 2
     index = np.pad(np.arange(pixels), (before, side - pixels - before), mode="symmetric")
-    return np.roll(index, -before)
+    return np.roll(index, -before)[pixels:]
 
 
 def fill(values: pk.Planes, good: NDArray[np.bool_], fwhm: pk.PerPlane) -> pk.Planes:
-    """Values with those that are not good replaced by the Gaussian mean (`fwhm` in pixels) of the good ones around."""
+    """Values with those that are not good replaced by the Gaussian mean (`fwhm` in pixels) of the good ones around.
+
+    Where no good pixel is near, the plane's median: such a pixel ends up bad, and must only do no harm around.
+    """
     holed = ~good.all(axis=(1, 2))
-    if not holed.any():
-        return values
     seen, sigma = good[holed].astype(np.float64), fwhm[holed] * pk.SIGMA_PER_FWHM
+    known = np.where(good[holed], values[holed], 0.0)
     rows, columns = _smoothing(values.shape[1], sigma), _smoothing(values.shape[2], sigma)
-    total = rows @ (values[holed] * seen) @ columns
     weight = rows @ seen @ columns
-    filled = values.copy()
-    # too far from any good pixel: the plane's median, sky in a flux
+    mean = rows @ known @ columns / np.maximum(weight, SEEN_MIN)
     far = _medians(values[holed], good[holed])[:, None, None]
-    mean = np.where(weight > SEEN_MIN, total / np.maximum(weight, SEEN_MIN), far)
-    filled[holed] = np.where(good[holed], values[holed], mean)
+    filled = values.copy()
+    filled[holed] = np.where(good[holed], known, np.where(weight > SEEN_MIN, mean, far))
     return filled
 
 
-def _smoothing(pixels: int, sigma: pk.PerPlane) -> pk.Planes:
+def _smoothing(pixels: int, sigma: pk.PerPlane) -> NDArray[np.float64]:
     """Gaussian smoothing along one axis as a symmetric matrix (plane, pixel, pixel)."""
     apart = np.subtract.outer(np.arange(pixels), np.arange(pixels))
-    matrix: pk.Planes = np.exp(-0.5 * (apart / sigma[:, None, None]) ** 2)
-    return matrix / (sigma[:, None, None] * np.sqrt(2 * np.pi))
+    width = sigma[:, None, None]
+    return np.exp(-0.5 * (apart / width) ** 2) / (width * np.sqrt(2 * np.pi))
 
 
 def _medians(values: pk.Planes, good: NDArray[np.bool_]) -> pk.PerPlane:
     """(plane,) median of the good values, 0 where there is none."""
-    medians = [float(np.median(v[g])) if g.any() else 0.0 for v, g in zip(values, good, strict=True)]
-    return np.array(medians)
+    return np.array([float(np.median(v[g])) if g.any() else 0.0 for v, g in zip(values, good, strict=True)])
