@@ -43,7 +43,7 @@ def linked(one: Row, other: Row, arcsec: float) -> bool:
         return True
     if not one[3] or one[3] != other[3]:
         return False
-    apart = angular_separation(*(np.deg2rad(x) for x in (one[4], one[5], other[4], other[5])))
+    apart = angular_separation(*np.deg2rad(np.array([*one[4:], *other[4:]], dtype=float)))
     return bool(np.rad2deg(apart) * 3600 <= arcsec)
 
 
