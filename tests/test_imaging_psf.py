@@ -227,6 +227,14 @@ def test_one_by_one_equals_a_batch() -> None:
         np.testing.assert_array_equal(alone.variance[0], out.variance[i])
 
 
+def test_single_precision_is_enough_beside_a_bright_star() -> None:
+    flux = 1e2 * star(64, 0.7, 32, 32)
+    out, _ = psf.match(batch(flux, [gaussian(0.7)]), survey(), params())
+    expected = 1e2 * star(64, 1.2, 32, 32)
+    far = (0, 0, slice(4, 12), slice(4, 60))  # more than three target FWHMs away
+    assert np.abs(out.flux - expected)[far].max() < 2e-5 * expected.max()
+
+
 def test_modes() -> None:
     stamps = batch(star(64, 0.7, 32, 32), [gaussian(0.7)])
     assert psf.match(stamps, survey(), params(mode="off")) == (stamps, [])

@@ -133,7 +133,7 @@ def _before(stamps: Stamps, sources: _Sources, params: config.PsfMatch, target: 
     """Per object why its PSFs cannot be matched, or ""."""
     coarse = [
         f"target PSF must span {FWHM_PIXELS_MIN:g} pixels, got {target:g} arcsec on pixels of {pixel:.3g} arcsec"
-        if target / pixel < FWHM_PIXELS_MIN
+        if target * (1 + params.fwhm_tolerance) < FWHM_PIXELS_MIN * pixel
         else ""
         for pixel in stamps.pixel_scale
     ]
