@@ -68,7 +68,7 @@ def test_every_survey_is_shown_and_the_known_score_label_and_source_stand_above(
     tiles = inspect.draw(Path("data/stamps/simulated"), inspect.choose(inspect.known("simulated"), 100, None))
     assert len(tiles) == 14
     lines = {tile.lines[0]: (tile.lines[1:], tile.label) for tile in tiles}
-    assert lines["simulated.hsc-000000"] == (("lens (sim:lensml)", "hsc  0.8750"), "lens")
+    assert lines["simulated.hsc-000000"] == (("lens (sim:lensml)", "hsc, score 0.8750"), "lens")
     assert lines["simulated.hsc-000001"] == (("nonlens (sim:lensml)", "hsc"), "nonlens")
     assert lines["simulated.euclid-000000"] == (("unknown (no label)", "euclid"), "unknown")
 

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import stages
 from lensml import config, models, paths, schema
 from lensml.catalog import statistics
+from lensml.evaluation import exhibits
 from lensml.store import shards, tables
 from lensml.training import checkpoint
 from stages.evaluate import evaluate
@@ -143,6 +144,17 @@ def test_everything_to_look_at_is_there() -> None:
 
 
 KINDS = ("simulated", "real")
+
+
+def test_curves_of_a_kind_that_is_absent_are_files_without_rows(tmp_path: Path) -> None:
+    test = Path(paths.SHARDS.format(split="test"))
+    index = shards.read_index(test)
+    scores = pl.read_parquet(paths.TEST_SCORES).select("logit", "probability", "baseline")
+    table = pl.concat([index, scores], how="horizontal").with_columns(pl.lit("sim:x").alias("label_source"))
+    pictures = exhibits.write(table, test, [], config.load(Path(paths.PARAMS)).evaluate, tmp_path)
+    assert pictures == ["curves_simulated.png", "highest_simulated.png", "misses_simulated.png"]
+    assert (tmp_path / "roc_real.csv").read_text() == "fpr,tpr\n"
+    assert len(list(tmp_path.glob("*_real.csv"))) == 4
 
 
 def test_a_rerun_gives_the_same_bytes_and_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:

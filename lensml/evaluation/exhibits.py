@@ -25,14 +25,15 @@ def write(table: pl.DataFrame, test: Path, members: list[str], params: config.Ev
     pictures = []
     for kind in KINDS:
         part = rows.filter(pl.col("label_kind") == kind)
-        if not part.height:
+        if not part.height:  # a file without rows, so that what DVC plots is always there
+            plots.write({name: curve.clear() for name, curve in plots.curves(rows, params).items()}, kind, folder)
             continue
         plots.write(plots.curves(part, params), kind, folder)
-        heading = f"Test set, {kind} labels: {_counted(part)}"
-        plots.picture(part, others, params, heading, folder / f"curves_{kind}.png")
+        where = f"Test set, {kind} labels: {_counted(part)}"
+        plots.picture(part, others, params, where, folder / f"curves_{kind}.png")
         best = part.sort("logit", "object_id", descending=[True, False]).head(params.gallery_stamps)
-        gallery.sheet(_tiles(best, reader), f"Highest scores: {heading}", folder / f"highest_{kind}.png")
-        heading = f"Lenses with the lowest scores, then non-lenses with the highest: {heading}"
+        gallery.sheet(_tiles(best, reader), f"Highest scores. {where}", folder / f"highest_{kind}.png")
+        heading = f"Lenses with the lowest scores, then non-lenses with the highest. {where}"
         gallery.sheet(_tiles(_misses(part, params), reader), heading, folder / f"misses_{kind}.png")
         pictures += [f"{name}_{kind}.png" for name in ("curves", "highest", "misses")]
     return pictures

@@ -52,7 +52,7 @@ def composite(flux: ArrayLike, sky_sigma: ArrayLike, bands: Sequence[str]) -> Pi
 
 def lines(object_id: str, label: str, source: str, survey: str, score: float | None) -> tuple[str, ...]:
     """What stands above a stamp: its name, what is known of it and from whom, the survey and the score."""
-    told = f"{survey}" if score is None else f"{survey}  {score:.4f}"
+    told = survey if score is None else f"{survey}, score {score:.4f}"
     return object_id, f"{label} ({source})", told
 
 

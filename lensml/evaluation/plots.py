@@ -114,7 +114,7 @@ def _draw_roc(axes: Any, table: pl.DataFrame, others: dict[str, str], fused: pl.
 def _draw_purity(axes: Any, curve: pl.DataFrame, prevalence: float) -> None:
     axes.plot(curve["completeness"], curve["purity"], color="black", lw=2, label="measured")
     axes.plot(curve["completeness"], curve["purity_one_more_fp"], color="grey", label="with one more false positive")
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="completeness", ylabel="purity")
+    axes.set(yscale="log", xlim=(0, 1.02), ylim=(prevalence / 2, 1.2), xlabel="completeness", ylabel="purity")
     axes.set_title(f"Purity where {prevalence:g} of the galaxies are lenses")
     axes.legend(fontsize=8, loc="upper right")
 

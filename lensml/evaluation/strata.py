@@ -28,11 +28,14 @@ class Rules:
     redshift_bins: int
 
     def figures(self, table: pl.DataFrame, statistic: bootstrap.Statistic) -> dict[str, Any]:
-        """Each figure of the table with its interval, and the counts."""
+        """Each figure of the table with its interval."""
         p = self.evaluate
-        found = bootstrap.figures(statistic, table["group_id"], p.bootstrap_draws, p.confidence_level, p.seed)
+        return dict(bootstrap.figures(statistic, table["group_id"], p.bootstrap_draws, p.confidence_level, p.seed))
+
+    def stratum(self, table: pl.DataFrame, statistic: bootstrap.Statistic) -> dict[str, Any]:
+        """The same, and how many of each kind it stands on."""
         y = labels(table)
-        return {"n_lens": int(y.sum()), "n_nonlens": int((1 - y).sum()), **found}
+        return {"n_lens": int(y.sum()), "n_nonlens": int((1 - y).sum()), **self.figures(table, statistic)}
 
 
 def label_kind() -> pl.Expr:
@@ -59,14 +62,14 @@ def _kind(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, An
     threshold = metrics.compute_tpr_at_fpr(labels(table), table["logit"], 0.1)[1]
     low = _low_flux(table, threshold, rules)
     return {
-        **rules.figures(table, _all(table, rules.evaluate)),
+        **rules.stratum(table, _all(table, rules.evaluate)),
         "comparable_with_challenge": metrics.comparable(int((table["label"] == "nonlens").sum())),
         "threshold_at_fpr_0.1": _finite(threshold),
         **low,
         "members": {name: rules.figures(table, _ranking(table, name)) for name in members},
         "baseline": rules.figures(table, _ranking(table, "baseline")),
         "gain_over_best_member": _gain(table, members, rules),
-        "by_survey": _by(table, pl.col("survey"), lambda part: rules.figures(part, _brief(part))),
+        "by_survey": _by(table, pl.col("survey"), lambda part: rules.stratum(part, _brief(part))),
         "by_flux_ratio": _by_flux_ratio(table, threshold, rules),
         "by_redshift": _by_redshift(table, rules),
     }
@@ -152,7 +155,7 @@ def _by_flux_ratio(table: pl.DataFrame, threshold: float | None, rules: Rules) -
     def figures(part: pl.DataFrame) -> dict[str, Any]:
         both = pl.concat([part, others])
         missed = {} if threshold is None else rules.figures(part, _missed(part, threshold))
-        return {**missed, **rules.figures(both, lambda w: {"auroc": _ranking(both, "logit")(w)["auroc"]})}
+        return {**missed, **rules.stratum(both, lambda w: {"auroc": _ranking(both, "logit")(w)["auroc"]})}
 
     return _by(lenses, pl.col("bin"), lambda part: figures(part.drop("bin")))
 
@@ -167,7 +170,7 @@ def _by_redshift(table: pl.DataFrame, rules: Rules) -> dict[str, Any]:
 
     def figures(part: pl.DataFrame) -> dict[str, Any]:
         ends = {} if part["bin"][0] == "missing" else {"z_from": part["z_phot"].min(), "z_to": part["z_phot"].max()}
-        return {**ends, **rules.figures(part, _brief(part))}
+        return {**ends, **rules.stratum(part, _brief(part))}
 
     return _by(table.with_columns(pl.Series("bin", name)), pl.col("bin"), figures)
 

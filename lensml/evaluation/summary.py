@@ -13,19 +13,29 @@ def text(report: Mapping[str, Any], params: config.Evaluate) -> str:
 
 
 def _kind(kind: str, part: Mapping[str, Any], params: config.Evaluate) -> list[str]:
-    lines = [f"{kind} labels: {metrics.format_bologna_metrics(part)}"]
-    lines.append(f"  {'ece':<18} {_number(part['ece'])}")
-    lines += [f"  auroc of {name}: {_number(of['auroc'])}" for name, of in part["members"].items()]
     gain = part["gain_over_best_member"]
-    lines.append(f"  auroc gained over {gain['best_member']}: {_number(gain['auroc'])}{_interval(gain, 'auroc')}")
-    lines.append(f"  auroc of a regression on the catalogue: {_number(part['baseline']['auroc'])}")
-    lines += [f"  auroc in {name}: {_number(of['auroc'])}" for name, of in part["by_survey"].items()]
+    aurocs = {"members": part["members"], "surveys": part["by_survey"]}
+    lines = [
+        f"{kind} labels: {metrics.format_bologna_metrics(part)}",
+        f"  {'ece':<18} {_number(part['ece'])}{_interval(part, 'ece')}",
+        *(
+            f"  auroc, {by}: " + ", ".join(f"{k} {_number(v['auroc'])}" for k, v in of.items())
+            for by, of in aurocs.items()
+        ),
+        f"  auroc, fusion over {gain['best_member']}: {_signed(gain['auroc'])}{_interval(gain, 'auroc')}",
+        f"  auroc, regression on the catalogue: {_number(part['baseline']['auroc'])}",
+    ]
     if part["low_flux_fnr_too_high"]:
         lines.append(
-            f"  WARNING: {part['low_flux_fnr']:.0%} of the lenses with a flux ratio below {params.flux_ratio_edges[0]} "
-            f"are missed at a false-positive rate of 0.1; more than {params.low_flux_fnr_warning:.0%} is too many."
+            f"  WARNING: {part['low_flux_fnr']:.0%} of the {part['low_flux_n_lens']} lenses with a flux ratio below "
+            f"{params.flux_ratio_edges[0]} are missed at a false-positive rate of 0.1; more than "
+            f"{params.low_flux_fnr_warning:.0%} is too many."
         )
     return lines
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def _number(value: float | None) -> str:
