@@ -107,6 +107,7 @@ class Resume(Callback):
 
     def __init__(self, file: Path, fingerprint: str) -> None:
         self.file, self.fingerprint = file, fingerprint
+        self.part = file.with_name(f".{file.name}.writing")
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -115,9 +116,8 @@ class Resume(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f".{self.file.name}.writing")
-        trainer.save_checkpoint(part)
-        part.replace(self.file)
+        trainer.save_checkpoint(self.part)
+        self.part.replace(self.file)
 
     def found(self) -> Path | None:
         """The file of an earlier run with the same inputs; any other, and a broken one, is none and is removed."""
@@ -133,6 +133,7 @@ class Resume(Callback):
 
     def clear(self) -> None:
         """The training is over."""
-        self.file.unlink(missing_ok=True)
+        for file in (self.file, self.part):
+            file.unlink(missing_ok=True)
         if self.file.parent.is_dir() and not any(self.file.parent.iterdir()):
             self.file.parent.rmdir()
