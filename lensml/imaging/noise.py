@@ -49,8 +49,7 @@ def measure(flux: Float, bad: Bool) -> Noise:
     bad : (object, band, y, x), True = do not use
     """
     good = ~bad
-    level, sigma = _level_and_sigma(flux, good)
-    smooth = _local_mean(flux, good, level)
+    smooth = _local_mean(flux, good, _median(flux, good))
     sky = good
     for _ in range(_ROUNDS):
         centre, spread = _level_and_sigma(smooth, sky)

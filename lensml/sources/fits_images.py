@@ -24,12 +24,15 @@ class Header(Mapping[str, object]):
 
     def __init__(self, text: str) -> None:
         self._cards: dict[str, str] = {}
+        self._values: dict[str, object] = {}
         for begin in range(0, len(text), _CARD):
             if text[begin + 8 : begin + 10] == "= ":
                 self._cards.setdefault(text[begin : begin + 8].rstrip(), text[begin + 10 : begin + _CARD])
 
     def __getitem__(self, card: str) -> object:
-        return _value(self._cards[card])
+        if card not in self._values:
+            self._values[card] = _value(self._cards[card])
+        return self._values[card]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._cards)
@@ -158,6 +161,8 @@ def _value(text: str) -> object:
     if text.startswith("'"):
         return text[1:].replace("''", "\0").partition("'")[0].replace("\0", "'").rstrip()
     text = text.partition("/")[0].strip()
+    if text.isdecimal() and text.isascii():
+        return int(text)
     if text in ("T", "F", ""):
         return {"T": True, "F": False, "": None}[text]
     for kind in (int, float):
