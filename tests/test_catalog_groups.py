@@ -123,5 +123,22 @@ def test_a_pile_at_one_place_costs_its_size() -> None:
     assert len(partition(rows)) == 1
 
 
+def test_used_sight_lines_cost_their_objects() -> None:
+    rng = np.random.default_rng(1)
+    line = rng.integers(0, 5, 30_000)  # 6,000 objects each, 90 million pairs in all
+    ra, dec = 10.0 + line + rng.normal(0, 0.02, 30_000) * ARCSEC, rng.normal(0, 0.02, 30_000) * ARCSEC
+    rows: list[Row] = [(f"a.{n:06d}", "a", "", "icrs", float(ra[n]), float(dec[n])) for n in range(30_000)]
+    assert sorted(map(len, partition(rows))) == sorted(np.bincount(line))
+
+
+@pytest.mark.parametrize(("gap", "count"), [(1.999, 1), (2.001, 2)])
+def test_clouds_whose_nearest_points_are_not_their_first(gap: float, count: int) -> None:
+    rng = np.random.default_rng(2)
+    cloud = np.linspace(0, 0.1, 40)
+    offsets = rng.permutation(np.concatenate([-cloud, gap + cloud]))
+    rows: list[Row] = [(f"a.{n}", "a", "", "icrs", 50.0, float(x * ARCSEC)) for n, x in enumerate(offsets)]
+    assert len(partition(rows)) == count
+
+
 def test_nothing_gives_nothing() -> None:
     assert groups.group_ids(pl.DataFrame(schema=COLUMNS), 2.0).to_list() == []
