@@ -1,6 +1,8 @@
 """Claims to labels against rules worked out by hand and a slow second reading; planted faults are named."""
 
 import random
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -8,6 +10,9 @@ import pytest
 
 from lensml import config, schema
 from lensml.catalog import one_sided, provenance
+from lensml.sources import SOURCES
+from lensml.store import tables
+from stages.label_provenance import label_provenance
 
 RANKS = {"sim:": 3, "obs:": 2, "obs:castles": 4, "weak:": 1, "pretrain:": 0}
 RULES = config.LabelProvenance(claim_ranks=RANKS, confidence_min=0.5, one_sided_limit=0.98, one_sided_allowed=[])
@@ -227,3 +232,25 @@ def test_set_without_labels_is_refused_for_classification_by_name() -> None:
         one_sided.refuse_one_sided(both, allow("g"))
     with pytest.raises(ValueError, match=r"got castels, which is no source"):
         one_sided.refuse_one_sided(both, allow("castels"))
+
+
+def test_stage_writes_claims_labels_conflicts_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [claim("one.1", "obs:a", "lens"), claim("one.2", "obs:a", "nonlens"), claim("one.2", "sim:b", "lens")]
+    rows += [
+        claim("one.3", "obs:a", "nonlens"),
+        claim("one.4", "pretrain:g", "unknown"),
+        claim("one.5", "weak:z", "lens", 0.2),
+    ]
+    kind = SimpleNamespace(evidence=lambda source, raw: table(*rows))
+    monkeypatch.setitem(SOURCES, "planted", kind)
+    outs = [tmp_path / name for name in ("evidence", "labels", "conflicts", "report")]
+    label_provenance.function({"one": tmp_path}, {"one": SimpleNamespace(kind="planted")}, RULES, *outs)
+    assert tables.read_parquet(outs[0], schema.EVIDENCE).height == 6
+    labels = tables.read_parquet(outs[1], schema.LABEL_TABLE)
+    assert labels["label"].to_list() == ["lens", "lens", "nonlens", "unknown", "unknown"]
+    assert labels["use"].to_list() == ["classify", "classify", "classify", "pretrain", "report"]
+    assert tables.read_parquet(outs[2], schema.CONFLICT_TABLE)["object_id"].to_list() == ["one.2"]
+    report = tables.read_json(outs[3])
+    assert report["label_source"]["obs:a"] == {"label": {"lens": 1, "nonlens": 1}, "use": {"classify": 2}}
+    assert report["rule"] == {provenance.BY_RANK: 1}
+    assert report["label_guessed_from_source"] == 0.5
