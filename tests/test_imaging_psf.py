@@ -240,3 +240,14 @@ def test_modes() -> None:
     assert psf.match(stamps, survey(), params(mode="off")) == (stamps, [])
     out, _ = psf.match(stamps, survey(), params(mode="common", common_target_fwhm=1.5))
     assert out.catalogue["target_psf_fwhm"][0] == 1.5
+
+
+def test_a_band_without_a_good_pixel_stays_bad_and_leaves_the_others_alone() -> None:
+    flux, variance = np.repeat(star(48, 0.7, 24, 24), 2, axis=1), np.ones((1, 2, 48, 48))
+    variance[0, 0] = np.inf
+    out, refused = psf.match(batch(flux, [gaussian(0.7)], variance, ("g", "r")), survey(), params())
+    assert refused == []
+    assert not np.isfinite(out.variance[0, 0]).any()
+    assert not out.flux[0, 0].any()
+    np.testing.assert_allclose(out.flux[0, 1, 12:36, 12:36], star(48, 1.2, 24, 24)[0, 0, 12:36, 12:36], atol=0.1)
+    assert out.catalogue["quality"][0] == 0
