@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-_CELLS: Final = 16  # of this part of the radius; any number gives the same groups
+_CELLS: Final = 4  # of this part of the radius; any number gives the same groups
 Rows = NDArray[np.int64]
 Points = NDArray[np.float64]
 
