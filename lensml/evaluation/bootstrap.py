@@ -26,7 +26,8 @@ def draw(statistic: Statistic, groups: Sequence[Any] | ArrayLike, draws: int, se
     parts = []
     for start in range(0, draws, size):
         rows = min(size, draws - start)
-        parts.append(statistic(rng.multinomial(n, np.full(n, 1 / n), size=rows)[:, index]))
+        times = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(rows)])  # (draw, group)
+        parts.append(statistic(times[:, index]))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -68,7 +68,7 @@ def count(y_true: ArrayLike, scores: ArrayLike, weights: NDArray[np.int64] | Non
     last = np.flatnonzero(np.append(s[1:] != s[:-1], True)[: s.size])  # of each run of equal scores
     total = np.zeros((2, len(w), last.size + 1), np.int64)
     total[0, :, 1:] = np.cumsum(w * y, axis=1)[:, last]
-    total[1, :, 1:] = np.cumsum(w * (1 - y), axis=1)[:, last]
+    total[1, :, 1:] = np.cumsum(w, axis=1)[:, last] - total[0, :, 1:]
     return Counts(np.append(s[last], -np.inf), total[0], total[1])
 
 
@@ -99,8 +99,9 @@ def auprc(counts: Counts) -> Floats:
 
 
 def tpr_within(counts: Counts, false_positives: ArrayLike) -> Floats:
-    """The highest TPR with at most that many false positives; NaN with one class."""
-    reached = (counts.fp <= np.asarray(false_positives)).sum(axis=1) - 1
+    """The highest TPR with at most that many false positives, for all draws or for each; NaN with one class."""
+    limits = np.broadcast_to(false_positives, len(counts.fp))
+    reached = [np.searchsorted(fp, limit, "right") - 1 for fp, limit in zip(counts.fp, limits, strict=True)]
     found = counts.tp[np.arange(len(reached)), reached]
     return np.where(counts.n_nonlens > 0, ratio(found, counts.n_lens), np.nan)
 
@@ -119,8 +120,9 @@ def tpr_at_fpr(rate: float) -> Figure:
     """The highest TPR at a false-positive rate of at most `rate`."""
 
     def figure(counts: Counts) -> Floats:
-        reached = (np.nan_to_num(counts.fpr) <= rate).sum(axis=1) - 1
-        return tpr_within(counts, counts.fp[np.arange(len(reached)), reached][:, None])
+        near = np.floor(rate * counts.n_nonlens)[:, None] + [-1, 0, 1]  # the product may round to either side
+        allowed = np.where(np.nan_to_num(ratio(near, counts.n_nonlens[:, None])) <= rate, near, -1)
+        return tpr_within(counts, allowed.max(axis=1))
 
     return figure
 
@@ -129,7 +131,7 @@ def tpr_above(threshold: float) -> Figure:
     """The TPR of a fixed threshold: the completeness there."""
 
     def figure(counts: Counts) -> Floats:
-        return counts.tpr[:, np.searchsorted(-counts.thresholds, -threshold)]
+        return ratio(counts.tp[:, np.searchsorted(-counts.thresholds, -threshold)], counts.n_lens)
 
     return figure
 

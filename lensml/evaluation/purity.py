@@ -19,7 +19,10 @@ def purity_at_completeness(completeness: float, prevalence: float, more: int = 0
     """
 
     def figure(counts: Counts) -> Floats:
-        rows, first = np.arange(len(counts.tp)), (np.nan_to_num(counts.tpr) >= completeness).argmax(axis=1)
-        return purity(counts.tpr[rows, first], ratio(counts.fp[rows, first] + more, counts.n_nonlens), prevalence)
+        pairs = zip(counts.tp, counts.n_lens, strict=True)
+        first = [min(np.searchsorted(tp, completeness * n), tp.size - 1) for tp, n in pairs]
+        rows = np.arange(len(first))
+        tpr, fp = ratio(counts.tp[rows, first], counts.n_lens), counts.fp[rows, first]
+        return purity(tpr, ratio(fp + more, counts.n_nonlens), prevalence)
 
     return figure

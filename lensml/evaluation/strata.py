@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from lensml import config
 from lensml.evaluation import bootstrap, calibration, metrics, purity
@@ -51,7 +52,7 @@ def report(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, A
     """
     kinds = table.with_columns(label_kind().alias("label_kind"))
     found = {}
-    for kind in KINDS:
+    for kind in tqdm(KINDS, desc="intervals", unit="kind", disable=None):
         part = kinds.filter(pl.col("label_kind") == kind)
         if part.height:
             found[kind] = rounded(_kind(part, members, rules))
@@ -60,15 +61,12 @@ def report(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, A
 
 def _kind(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, Any]:
     threshold = metrics.compute_tpr_at_fpr(labels(table), table["logit"], 0.1)[1]
-    low = _low_flux(table, threshold, rules)
     return {
         **rules.stratum(table, _all(table, rules.evaluate)),
         "comparable_with_challenge": metrics.comparable(int((table["label"] == "nonlens").sum())),
         "threshold_at_fpr_0.1": _finite(threshold),
-        **low,
-        "members": {name: rules.figures(table, _ranking(table, name)) for name in members},
-        "baseline": rules.figures(table, _ranking(table, "baseline")),
-        "gain_over_best_member": _gain(table, members, rules),
+        **_low_flux(table, threshold, rules),
+        **_compared(table, members, rules),
         "by_survey": _by(table, pl.col("survey"), lambda part: rules.stratum(part, _brief(part))),
         "by_flux_ratio": _by_flux_ratio(table, threshold, rules),
         "by_redshift": _by_redshift(table, rules),
@@ -114,17 +112,26 @@ def _ranking(table: pl.DataFrame, column: str) -> bootstrap.Statistic:
     return statistic
 
 
-def _gain(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, Any]:
-    """AUROC and TPR of the fusion less those of the member of the highest AUROC, draw by draw on the same objects."""
-    whole = {name: bootstrap.point(_ranking(table, name), table.height) for name in members}
-    best = max(members, key=lambda name: (np.nan_to_num(whole[name]["auroc"]), name))
-    fused, member = _ranking(table, "logit"), _ranking(table, best)
+def _compared(table: pl.DataFrame, members: list[str], rules: Rules) -> dict[str, Any]:
+    """Each member and the baseline, and the fusion less the member of the highest AUROC, all on the same draws."""
+    rankings = {name: _ranking(table, name) for name in (*members, "baseline", "logit")}
+    whole = {name: bootstrap.point(rankings[name], table.height)["auroc"] for name in members}
+    best = max(sorted(members), key=lambda name: np.nan_to_num(whole[name]), default=None)
 
     def statistic(weights: Weights) -> bootstrap.Draws:
-        other = member(weights)
-        return {name: value - other[name] for name, value in fused(weights).items()}
+        each = {name: ranking(weights) for name, ranking in rankings.items()}
+        fused = each.pop("logit")
+        if best is not None:
+            each["gain"] = {name: value - each[best][name] for name, value in fused.items()}
+        return {f"{name}/{figure}": value for name, found in each.items() for figure, value in found.items()}
 
-    return {"best_member": best, **rules.figures(table, statistic)}
+    flat = rules.figures(table, statistic)
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        name, figure = key.split("/")
+        found.setdefault(name, {})[figure] = value
+    gain = {"best_member": best, **found.pop("gain", {})}
+    return {"baseline": found.pop("baseline"), "gain_over_best_member": gain, "members": found}
 
 
 def _low_flux(table: pl.DataFrame, threshold: float | None, rules: Rules) -> dict[str, Any]:
