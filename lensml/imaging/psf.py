@@ -31,7 +31,7 @@ Refused = list[tuple[str, str]]  # (object_id, reason in words)
 FWHM_PIXELS_MIN = 2.0  # Nyquist: a narrower Gaussian is not sampled
 KERNEL_REACH = 2.0  # target FWHMs either way, where a PSF stamp is smaller
 CORRELATION_MAX = 0.95  # more is no noise
-CHUNK_PIXELS = 1 << 18  # of transforms at once: what stays in a core's cache
+CHUNK_PIXELS = 1 << 19  # of transforms at once: 2 MiB an array, what a cache holds
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _worst(bands: tuple[str, ...], values: PerBand, limit: float, words: str) ->
 
 
 def _chunks(stamps: Stamps, sources: _Sources, rows: Rows) -> Iterator[tuple[int, Rows]]:
-    """Parts that fit a core's cache, and the reach of their kernels in pixels: an object's own, whatever the batch."""
+    """Parts that fit a cache, and the reach of their kernels in pixels: an object's own, whatever the batch."""
     reach = np.maximum(stamps.psf.shape[-1] // 2, np.ceil(KERNEL_REACH * sources.target_pixels[rows])).astype(np.int64)
     for half in np.unique(reach).tolist():
         alike = rows[reach == half]
@@ -177,25 +177,24 @@ def _convolve(
     stamps: Stamps, sources: _Sources, rows: Rows, half: int, params: config.PsfMatch, results: _Results
 ) -> None:
     """Some objects through their kernels, measured."""
-    bands, side = len(stamps.bands), pk.padded_side(max(stamps.flux.shape[2:]), half)
-    fwhm, centre = np.repeat(sources.target_pixels[rows], bands), sources.centre[rows].reshape(-1, 2)
-    spectra = pk.transform(_planes(stamps, sources, rows, side))
-    target = pk.Gaussians.at(fwhm, centre, side)
+    shape, side = (len(rows), len(stamps.bands)), pk.padded_side(max(stamps.flux.shape[2:]), half)
+    fwhm, pixel = np.repeat(sources.target_pixels[rows], shape[1]), stamps.psf.shape[-1] // 2
+    spectra = _spectra(stamps, sources, rows, side)
+    target = pk.Gaussians.at(fwhm, pixel + half, sources.centre[rows].reshape(-1, 2), side)
     kernel = pk.kernels(spectra, target, params.regularisation, half)
-    through = pk.transform(kernel)
+    through = pk.transform(kernel, side)
     noise = pk.noise(through, sources.correlation[rows].reshape(-1))
     flux, variance = psf_pixels.convolve(
         _flat(stamps.flux[rows]), _flat(stamps.variance[rows]), kernel, through, fwhm, params.lost_weight_max
     )
     matched = pk.back(spectra * through)
-    core = 2 * int(np.ceil(fwhm.max())) + 1  # reaches well beyond the half maximum
-    shape, scale = (len(rows), bands), stamps.pixel_scale[rows, None]
+    core = pk.around(matched, pixel + half, int(np.ceil(fwhm.max())))  # reaches well beyond the half maximum
     results.flux[rows] = flux.reshape(*shape, *flux.shape[1:])
     results.variance[rows] = variance.reshape(*shape, *flux.shape[1:])
     results.variance[rows] *= (noise.variance / noise.white).astype(np.float32).reshape(*shape, 1, 1)
-    results.psf[rows] = pk.stamp(matched, stamps.psf.shape[-1]).reshape(*shape, *stamps.psf.shape[2:])
+    results.psf[rows] = pk.around(matched, pixel + half, pixel).reshape(*shape, *stamps.psf.shape[2:])
     results.psf[rows] *= sources.has[rows, :, None, None]
-    results.fwhm_arcsec[rows] = psf_stamp.fwhm_halfmax(pk.stamp(matched, core)).reshape(shape) * scale
+    results.fwhm_arcsec[rows] = psf_stamp.fwhm_halfmax(core).reshape(shape) * stamps.pixel_scale[rows, None]
     matched -= target.planes()
     results.residual[rows] = np.abs(matched).sum(axis=(1, 2)).reshape(shape)
     results.gain[rows] = noise.gain.reshape(shape)
@@ -203,16 +202,17 @@ def _convolve(
     results.neighbour[rows] = noise.neighbour.reshape(shape)
 
 
-def _planes(stamps: Stamps, sources: _Sources, rows: Rows, side: int) -> pk.Planes:
-    """PSFs at pixel (0, 0) of transforms; Gaussians of the survey's typical FWHM where the file has none."""
-    has = sources.has[rows].reshape(-1)
-    if has.all():
-        return pk.at_origin(_flat(stamps.psf[rows]), side)
-    table = (sources.fwhm_arcsec[rows] / stamps.pixel_scale[rows, None]).reshape(-1)[~has]
-    planes = np.empty((len(has), side, side), dtype=np.float32)
-    planes[has] = pk.at_origin(_flat(stamps.psf[rows])[has], side)
-    planes[~has] = pk.Gaussians.at(table, np.zeros((len(table), 2)), side).planes()
-    return planes
+def _spectra(stamps: Stamps, sources: _Sources, rows: Rows, side: int) -> pk.Spectra:
+    """Transforms of the PSFs; of Gaussians of the survey's typical FWHM where the file has none."""
+    psf = _flat(stamps.psf[rows])
+    missing = ~sources.has[rows].reshape(-1)
+    total = np.where(missing, 1, psf.sum(axis=(1, 2))).astype(np.float32)
+    spectra = pk.transform(psf / total[:, None, None], side)
+    if missing.any():
+        table = (sources.fwhm_arcsec[rows] / stamps.pixel_scale[rows, None]).reshape(-1)[missing]
+        typical = pk.Gaussians.at(table, psf.shape[-1] // 2, np.zeros((len(table), 2)), side)
+        spectra[missing] = pk.transform(typical.planes(), side)
+    return spectra
 
 
 def _correlation(stamps: Stamps) -> PerBand:

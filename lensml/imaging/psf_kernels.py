@@ -1,9 +1,10 @@
 """Arrays of PSFs in Fourier space: where one is centred, which kernel makes the target of it, what that does to noise.
 
 Every array here is (plane, y, x), a plane being one band of one object. Transforms are of `side` x `side` pixels with
-the centre of a PSF at pixel (0, 0). A PSF is the effective one, pixel included, as surveys deliver it: a target is a
-Gaussian sampled at the pixels' centres, so that its FWHM is that of the pixels. Single precision: a transform errs by
-about 1e-7 of the brightest pixel.
+stamps in their first corner: a PSF of p pixels has its centre at pixel p // 2, and what is convolved with a kernel of
+2 h + 1 pixels has moved by h. A PSF is the effective one, pixel included, as surveys deliver it: a target is a Gaussian
+sampled at the pixels' centres, so that its FWHM is that of the pixels. Single precision: a transform errs by about 1e-7
+of the brightest pixel.
 """
 
 import math
@@ -43,9 +44,9 @@ class Gaussians:
     x: NDArray[np.float32]
 
     @classmethod
-    def at(cls, fwhm: PerPlane, centre: Places, side: int) -> "Gaussians":
-        """`fwhm` in pixels, `centre` pixels from pixel (0, 0)."""
-        offset = distances(side) - centre[:, :, None]  # (plane, 2, side)
+    def at(cls, fwhm: PerPlane, pixel: int, beside: Places, side: int) -> "Gaussians":
+        """`fwhm` in pixels, centred `beside` pixel (`pixel`, `pixel`)."""
+        offset = np.roll(distances(side), pixel) - beside[:, :, None]  # (plane, 2, side)
         profile = np.exp(-0.5 * (offset / (fwhm * SIGMA_PER_FWHM)[:, None, None]) ** 2)
         profile /= profile.sum(axis=-1, keepdims=True)
         return cls(profile[:, 0].astype(np.float32), profile[:, 1].astype(np.float32))
@@ -55,42 +56,26 @@ class Gaussians:
         return self.y[:, :, None] * self.x[:, None, :]
 
 
-def transform(planes: Planes) -> Spectra:
-    """Real planes to spectra."""
-    spectra: Spectra = fft.rfft2(planes, workers=1)
+def transform(planes: Planes, side: int) -> Spectra:
+    """Real planes to spectra, zeros added behind up to `side` pixels either way."""
+    columns = fft.rfft(planes, side, axis=2, workers=1)
+    spectra: Spectra = fft.fft(columns, side, axis=1, workers=1, overwrite_x=True)
     return spectra
 
 
-def back(spectra: Spectra, height: int | None = None, width: int | None = None) -> Planes:
-    """Spectra to real planes, or to the first `height` rows and `width` columns of them; the spectra are used up."""
-    columns = fft.ifft(spectra, axis=1, workers=1, overwrite_x=True)[:, :height]
-    planes: Planes = fft.irfft(columns, spectra.shape[1], axis=2, workers=1)
-    return planes[:, :, :width]
+def back(spectra: Spectra, begin: int = 0, height: int | None = None, width: int | None = None) -> Planes:
+    """Spectra to real planes, or `height` rows and `width` columns of them from `begin` on; the spectra are used up."""
+    side = spectra.shape[1]
+    rows = slice(begin, begin + (height or side))
+    columns = fft.ifft(spectra, axis=1, workers=1, overwrite_x=True)[:, rows]
+    planes: Planes = fft.irfft(columns, side, axis=2, workers=1)
+    return planes[:, :, begin : begin + (width or side)]
 
 
-def at_origin(psf: Planes, side: int) -> Planes:
-    """PSF stamps (odd square) laid into planes of `side` pixels with their centre at pixel (0, 0), unit sum."""
-    half = psf.shape[-1] // 2
-    psf = psf / psf.sum(axis=(1, 2), keepdims=True)
-    planes = np.zeros((len(psf), side, side), dtype=np.float32)
-    planes[:, : half + 1, : half + 1] = psf[:, half:, half:]
-    if half:
-        planes[:, : half + 1, -half:] = psf[:, half:, :half]
-        planes[:, -half:, : half + 1] = psf[:, :half, half:]
-        planes[:, -half:, -half:] = psf[:, :half, :half]
-    return planes
-
-
-def stamp(planes: Planes, pixels: int) -> Planes:
-    """The `pixels` (odd) around pixel (0, 0) of each plane, as a stamp with its centre in the middle."""
-    half = pixels // 2
-    cut = np.empty((len(planes), pixels, pixels), dtype=np.float32)
-    cut[:, half:, half:] = planes[:, : half + 1, : half + 1]
-    if half:
-        cut[:, half:, :half] = planes[:, : half + 1, -half:]
-        cut[:, :half, half:] = planes[:, -half:, : half + 1]
-        cut[:, :half, :half] = planes[:, -half:, -half:]
-    return cut
+def around(planes: Planes, pixel: int, half: int) -> Planes:
+    """Stamps of `half` pixels either way around pixel (`pixel`, `pixel`), around the corner."""
+    where = np.arange(pixel - half, pixel + half + 1) % planes.shape[-1]
+    return planes.take(where, axis=1).take(where, axis=2)
 
 
 def centroids(psf: Planes, fwhm: PerPlane) -> Places:
@@ -114,21 +99,17 @@ def centroids(psf: Planes, fwhm: PerPlane) -> Places:
 
 
 def kernels(source: Spectra, target: Gaussians, regularisation: float, half: int) -> Planes:
-    """Matching kernels at pixel (0, 0), zero beyond `half` pixels, of unit sum: the flux is kept.
+    """Matching kernels as stamps of `half` pixels either way and of unit sum: the flux is kept.
 
     Wiener's ratio T conj(S) / (|S|^2 + regularisation^2), as photutils' make_wiener_kernel without a penalty: where the
-    source has no power the kernel has none.
+    source has no power the kernel has none. The target is centred `half` pixels behind the source.
     """
-    side = source.shape[1]
     ratio = source.conj()
     ratio /= squared_modulus(source) + np.float32(regularisation**2)
     ratio *= fft.fft(target.y, axis=1)[:, :, None]
     ratio *= fft.rfft(target.x, axis=1)[:, None, :]
-    kernel = back(ratio)
-    kernel[:, half + 1 : side - half] = 0
-    kernel[:, :, half + 1 : side - half] = 0
-    kernel /= kernel.sum(axis=(1, 2), keepdims=True)
-    return kernel
+    kernel = back(ratio, 0, 2 * half + 1, 2 * half + 1)
+    return kernel / kernel.sum(axis=(1, 2), keepdims=True)
 
 
 def squared_modulus(spectra: Spectra) -> NDArray[np.float32]:

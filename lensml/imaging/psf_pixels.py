@@ -5,6 +5,7 @@ Every array is (plane, y, x), a plane being one band of one object.
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from lensml.imaging import psf_kernels as pk
 
@@ -24,7 +25,7 @@ def convolve(
     Parameters
     ----------
     flux, variance : nJy, nJy^2; bad where the variance is infinite
-    kernel, spectra : kernels at pixel (0, 0) of the transform, and their transforms
+    kernel, spectra : kernels as stamps, and their transforms
     fwhm : (plane,) pixels, of the Gaussian mean that fills bad pixels
     lost_weight_max : a pixel is bad where more of its kernel's squared weight falls on bad pixels or beyond the border
 
@@ -32,16 +33,18 @@ def convolve(
     -------
     flux, variance : 0 and infinite where bad
     """
-    (height, width), side = flux.shape[1:], kernel.shape[-1]
+    side, half = spectra.shape[1], kernel.shape[-1] // 2
     good = np.isfinite(variance)
     if not good.all():
         flux, variance = fill(flux, good, fwhm), fill(variance, good, fwhm)
     squared = kernel**2
     weight = squared.sum(axis=(1, 2))[:, None, None]
-    squared_spectra = pk.transform(squared)
-    bad = pk.back(_masks(good, side) * squared_spectra, height, width) < (1 - lost_weight_max) * weight
-    out = pk.back(_through(flux, spectra, side), height, width)
-    spread = pk.back(_through(variance, squared_spectra, side), height, width)
+    squared_spectra = pk.transform(squared, side)
+    # one transform serves all planes where each is whole
+    inside = pk.transform(good[: 1 if good.all() else None].astype(np.float32), side)
+    bad = pk.back(inside * squared_spectra, half, *flux.shape[1:]) < (1 - lost_weight_max) * weight
+    out = pk.back(_mirrored(flux, side) * spectra, half, *flux.shape[1:])
+    spread = pk.back(_mirrored(variance, side) * squared_spectra, half, *flux.shape[1:])
     # a transform's rounding must not make a negative variance: no average is below its smallest member
     spread = np.maximum(spread, variance.min(axis=(1, 2))[:, None, None] * weight)
     np.copyto(out, 0, where=bad)
@@ -49,27 +52,18 @@ def convolve(
     return out, spread
 
 
-def _through(planes: pk.Planes, kernel: pk.Spectra, side: int) -> pk.Spectra:
-    spectra = pk.transform(_mirrored(planes, side))
-    spectra *= kernel
-    return spectra
-
-
-def _masks(good: NDArray[np.bool_], side: int) -> pk.Spectra:
-    """Transforms of what is good and inside the border; a single one where every plane is whole."""
-    planes = np.zeros((1 if good.all() else len(good), side, side), dtype=np.float32)
-    planes[:, : good.shape[1], : good.shape[2]] = good[: len(planes)]
-    return pk.transform(planes)
-
-
-def _mirrored(planes: pk.Planes, side: int) -> pk.Planes:
-    """Stamps on transforms: from pixel 0 on, and both borders mirrored into the rest."""
+def _mirrored(planes: pk.Planes, side: int) -> pk.Spectra:
+    """Transforms of stamps in the first corner, both borders mirrored into the rest."""
     height, width = planes.shape[1:]
-    out = np.empty((len(planes), side, side), dtype=np.float32)
-    out[:, :height, :width] = planes
-    out[:, :height, width:] = planes[:, :, _beyond(width, side)]
-    out[:, height:] = out[:, _beyond(height, side)]
-    return out
+    wide = np.empty((len(planes), height, side), dtype=np.float32)
+    wide[:, :, :width] = planes
+    wide[:, :, width:] = planes[:, :, _beyond(width, side)]
+    columns = fft.rfft(wide, axis=2, workers=1)
+    spectra = np.empty((len(planes), side, columns.shape[2]), dtype=np.complex64)
+    spectra[:, :height] = columns
+    spectra[:, height:] = columns[:, _beyond(height, side)]
+    whole: pk.Spectra = fft.fft(spectra, axis=1, workers=1, overwrite_x=True)
+    return whole
 
 
 def _beyond(pixels: int, side: int) -> NDArray[np.int64]:
