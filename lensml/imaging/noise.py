@@ -1,7 +1,8 @@
 """The noise that the pixels have: sky sigma, lag-1 correlation and level of every band of every stamp at once.
 
-Method of the project's survey measurements: sky pixels are those whose 5 x 5 mean is near the sky's level, sigma comes
-from their median absolute deviation, the correlation from neighbours along x.
+Sky pixels are those whose 5 x 5 mean is near their surroundings', sigma comes from the median absolute deviation from
+the sky pixels' mean over 15 x 15 (the halo of a galaxy that fills its stamp is no noise), the correlation from
+neighbours along x.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 _WINDOW: Final = 5  # pixels
 _NEAR: Final = 3.0  # sigmas of the 5 x 5 means
-_ROUNDS: Final = 2
+_SLOPE_WINDOW: Final = 15  # pixels; noise that is correlated over less keeps its sigma
 _SIGMA_PER_MAD: Final = 1.482602218505602  # of a Gaussian
 _FEWEST: Final = 25  # sky pixels; below it all good pixels are taken
 
@@ -49,15 +50,16 @@ def measure(flux: Float, bad: Bool) -> Noise:
     bad : (object, band, y, x), True = do not use
     """
     good = ~bad
-    smooth = _local_mean(flux, good, _median(flux, good))
-    sky = good
-    for _ in range(_ROUNDS):
-        centre, spread = _level_and_sigma(smooth, sky)
-        near = good & (np.abs(smooth - _wide(centre)) <= _wide(_NEAR * spread))
-        enough = near.sum(axis=(-2, -1)) >= _FEWEST
-        sky = np.where(enough[..., None, None], near, good)
-    level, sigma = _level_and_sigma(flux, sky)
-    return Noise(level, sigma, _correlation(flux, sky, level, sigma), sky)
+    level = _median(flux, good)
+    offset = np.where(good, flux - _wide(np.nan_to_num(level)), np.float32(0))
+    smooth = _mean(offset, _WINDOW)
+    sky = _near(smooth, good, good)
+    sky = _near(smooth - _background(offset, sky), sky, good)
+    residual = np.where(sky, offset - _background(offset, sky), np.float32(0))
+    sky &= np.isfinite(residual)
+    centre, sigma = _level_and_sigma(residual, sky)
+    level = level + _median(offset, sky)
+    return Noise(level, sigma, _correlation(residual - _wide(np.nan_to_num(centre)), sky, sigma), sky)
 
 
 def over_plane(noise: Noise, variance: Float) -> PerBand:
@@ -83,18 +85,33 @@ def _median(values: Float, chosen: Bool) -> PerBand:
     return np.where(count > 0, pair.mean(axis=-1, dtype=np.float64), np.nan)
 
 
-def _local_mean(flux: Float, good: Bool, level: PerBand) -> Float:
-    """Mean of the 5 x 5 pixels around each, a bad one counted as sky."""
-    filled = np.where(good, flux, _wide(np.nan_to_num(level)))
+def _near(smooth: Float, sky: Bool, good: Bool) -> Bool:
+    """Good pixels whose local mean is near that of the pixels so far taken for sky; all good ones if they are few."""
+    centre, spread = _level_and_sigma(smooth, sky)
+    with np.errstate(invalid="ignore"):  # NaN where there is no background
+        near = good & (np.abs(smooth - _wide(centre)) <= _wide(_NEAR * spread))
+    enough = near.sum(axis=(-2, -1)) >= _FEWEST
+    return np.where(enough[..., None, None], near, good)
+
+
+def _background(offset: Float, sky: Bool) -> Float:
+    """Mean of the sky pixels in the window around each pixel, NaN without any: a halo is a slope, not noise."""
+    share = _mean(sky.astype(np.float32), _SLOPE_WINDOW)
+    total = _mean(np.where(sky, offset, np.float32(0)), _SLOPE_WINDOW)
+    known = share > 0.5 / _SLOPE_WINDOW**2
+    return np.where(known, total / np.where(known, share, np.float32(1)), np.float32(np.nan))
+
+
+def _mean(values: Float, window: int) -> Float:
     for axis in (-2, -1):
-        filled = ndimage.uniform_filter1d(filled, _WINDOW, axis=axis, mode="reflect")
-    return filled
+        values = ndimage.uniform_filter1d(values, window, axis=axis, mode="reflect")
+    return values
 
 
-def _correlation(flux: Float, sky: Bool, level: PerBand, sigma: PerBand) -> PerBand:
+def _correlation(residual: Float, sky: Bool, sigma: PerBand) -> PerBand:
     """Lag-1 correlation along x; values beyond 5 sigma (cosmic rays) are pulled in."""
     limit = _wide(5 * np.nan_to_num(sigma))
-    value = np.clip(np.where(sky, flux - _wide(np.nan_to_num(level)), np.float32(0)), -limit, limit)
+    value = np.clip(residual, -limit, limit)
     pair = sky[..., :-1] & sky[..., 1:]
     left, right = value[..., :-1] * pair, value[..., 1:] * pair
     product = np.einsum("obyx,obyx->ob", left, right)
