@@ -56,7 +56,7 @@ def evidence(name: str, raw: Path) -> pl.DataFrame:
         label_source=pl.col("label").replace_strict(_LABEL_SOURCE), label_confidence=pl.lit(1.0), grade=pl.lit(""),
         parent=name + "." + pl.col("parent"), frame=pl.lit(""), ra=nothing, dec=nothing, kind="kind",
         flux_ratio="flux_ratio", theta_e_arcsec="theta_e_arcsec",
-    ).select(EVIDENCE)  # fmt: skip
+    ).select(*EVIDENCE)  # fmt: skip
 
 
 def batches(name: str, raw: Path, convert: config.Convert) -> list[Unit]:
