@@ -55,11 +55,22 @@ class Best(Callback):
         self.waited, self.weights = state_dict["waited"], state_dict["weights"]
 
 
-class Log(Callback):
-    """Each epoch's metrics into dvclive's folder; after a resume the earlier epochs are written again.
+class Folder(Live):
+    """dvclive's files and nothing else.
 
-    `Live.end` is not called: inside `dvc exp run` it would `git add` the folder, which the stage is about to rename.
+    By itself dvclive makes a DVC repository where there is none, fails in a Git repository without a commit, and adds
+    its folder to Git within `dvc exp run`, under the name that it has until the stage ends.
     """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+
+    def _init_dvc(self) -> None:
+        self._dvc_file = "dvc.yaml"
+
+
+class Log(Callback):
+    """Each epoch's metrics into dvclive's folder; after a resume the earlier epochs are written again."""
 
     def __init__(self, folder: Path, about: dict[str, float]) -> None:
         self.folder, self.about = folder, about
@@ -67,12 +78,11 @@ class Log(Callback):
 
     def begin(self) -> None:
         """An empty folder, but for what is known before the first epoch."""
-        self.live = Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+        self.live = Folder(self.folder)
         self._tell(self.about)
 
     def end(self, about: dict[str, float]) -> None:
         """Single numbers beside the last epoch's metrics."""
-        self.live.step = len(self.history) - 1
         self._tell(about)
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -84,6 +94,9 @@ class Log(Callback):
         row = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         self.history.append(row)
         self._write(row)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.live.end()
 
     def _write(self, row: dict[str, float]) -> None:
         for name, value in row.items():
