@@ -12,7 +12,7 @@ TEXT = (ROOT / "params.yaml").read_text()
 
 def message(tmp_path: Path, text: str) -> str:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ValueError, match="params.yaml") as caught:
+    with pytest.raises(ValueError, match=r"params\.yaml") as caught:
         config.load(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -26,7 +26,11 @@ def test_the_committed_file_is_valid() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("    patience_epochs: 8", "    patience_epoch: 8", ["train.fit.patience_epoch", "Did you mean patience_epochs"]),
+        (
+            "    patience_epochs: 8",
+            "    patience_epoch: 8",
+            ["train.fit.patience_epoch", "Did you mean patience_epochs"],
+        ),
         ("    patience_epochs: 8", "", ["train.fit.patience_epochs is missing"]),
         ("  prevalence: 1.0e-3", "  prevalence: 2.0", ["evaluate.prevalence", "less than 1", "2.0"]),
         ("  prevalence: 1.0e-3", "  prevalence: '1e-3'", ["evaluate.prevalence", "valid number", "1e-3"]),

@@ -17,13 +17,9 @@ from tests import graph
 pytestmark = [pytest.mark.graph, pytest.mark.xdist_group("graph")]
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which `dvc repro` has ended, committed. Tests that change it work on a copy."""
-    folder = graph.checkout(tmp_path_factory.mktemp("graph"), graph.tiny)
-    graph.run(folder, "dvc", "repro")
-    graph.commit(folder, "run")
-    return folder
+@pytest.fixture
+def done(graph_done: Path) -> Path:
+    return graph_done
 
 
 @pytest.fixture

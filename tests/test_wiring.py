@@ -42,7 +42,7 @@ def faults(name: str, entry: dict[str, Any], root: Path = ROOT) -> list[str]:
 
 
 def test_every_stage_file_stands_in_the_graph() -> None:
-    assert NAMES == sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py"))
+    assert sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +87,9 @@ def test_an_import_inside_a_function_counts(tmp_path: Path) -> None:
 
 
 def test_only_evaluate_reads_the_test_shards_and_fuse_sees_validation_scores_only() -> None:
-    readers = [n for n in NAMES if any(d.startswith("data/shards/test") for d in wiring.declared(GRAPH["stages"][n])["deps"])]
+    readers = [
+        n for n in NAMES if any(d.startswith("data/shards/test") for d in wiring.declared(GRAPH["stages"][n])["deps"])
+    ]
     assert readers == ["evaluate"]
     data = {d for d in wiring.declared(GRAPH["stages"]["fuse"])["deps"] if d.startswith("data/")}
     assert all(d.endswith("val_scores.parquet") for d in data)
