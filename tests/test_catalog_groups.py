@@ -25,26 +25,41 @@ def partition(rows: list[Row], arcsec: float = 2.0) -> set[frozenset[str]]:
 
 def brute_force(rows: list[Row], arcsec: float) -> set[frozenset[str]]:
     """Every pair is asked; sets are merged until nothing changes."""
-    sets = [{row[0]} for row in rows]
-    where = dict(zip((row[0] for row in rows), sets, strict=True))
+    ids = {row[0] for row in rows}
+    where = {key: {key} for key in ids}
     for i, one in enumerate(rows):
         for other in rows[:i]:
-            if linked(one, other, arcsec):
+            if linked(one, other, ids, arcsec):
                 merged = where[one[0]] | where[other[0]]
                 where.update(dict.fromkeys(merged, merged))
     return {frozenset(found) for found in where.values()}
 
 
-def linked(one: Row, other: Row, arcsec: float) -> bool:
-    def named(row: Row) -> set[str]:
-        return {row[2], f"{row[1]}.{row[2]}"} if row[2] else set()
+def parents(row: Row, ids: set[str]) -> set[str]:
+    """The objects that a row's parent may be: its source's own first, then one named in full, then any by that name."""
+    at_home = {key for key in ids - {row[0]} if row[2] and key == f"{row[1]}.{row[2]}"}
+    exact = {key for key in ids if row[2] and key == row[2]}
+    return at_home or exact or {key for key in ids if row[2] and key.partition(".")[2] == bare(row)}
 
-    if named(one) & named(other) or one[0] in named(other) or other[0] in named(one):
+
+def linked(one: Row, other: Row, ids: set[str], arcsec: float) -> bool:
+    if one[0] in parents(other, ids) or other[0] in parents(one, ids) or parents(one, ids) & parents(other, ids):
+        return True
+    known = [{bare(row), f"{row[1]}.{bare(row)}"} for row in (one, other) if row[2] and not near_home(row, ids)]
+    if len(known) == 2 and known[0] & known[1]:
         return True
     if not one[3] or one[3] != other[3]:
         return False
     apart = angular_separation(*np.deg2rad(np.array([*one[4:], *other[4:]], dtype=float)))
     return bool(np.rad2deg(apart) * 3600 <= arcsec)
+
+
+def bare(row: Row) -> str:
+    return row[2].removeprefix(f"{row[1]}.")
+
+
+def near_home(row: Row, ids: set[str]) -> bool:
+    return f"{row[1]}.{row[2]}" in ids - {row[0]} or row[2] in ids
 
 
 def near(arcsec: float) -> st.SearchStrategy[float]:
@@ -59,7 +74,7 @@ def skies(draw: st.DrawFn) -> list[Row]:
     rows: list[Row] = []
     for number in range(draw(st.integers(1, 14))):
         source, frame = draw(st.sampled_from(["a", "b"])), draw(st.sampled_from(["", "icrs", "icrs", "bologna"]))
-        parent = draw(st.sampled_from(["", "", "", "p", "a.p", f"{number // 2}", "a.3", "b.5"]))
+        parent = draw(st.sampled_from(["", "", "", "p", "a.p", f"{number // 2}", "2", "a.3", "b.5"]))
         ra, dec = draw(st.sampled_from(CENTRES))
         dec = float(np.clip(dec + draw(near(0.7)) * ARCSEC, -90, 90))
         ra = (ra + draw(near(0.7)) * ARCSEC / max(np.cos(np.deg2rad(dec)), 1e-6)) % 360
@@ -94,6 +109,9 @@ def test_a_twin_stays_with_the_lens_it_was_made_from() -> None:
         ("hst.twin-2", "hst", "hst.lens-1", "", None, None),
         ("other.twin", "other", "hst.lens-1", "", None, None),
         ("other.lens-1", "other", "", "", None, None),
+        ("third.twin", "third", "lens-2", "", None, None),
+        ("other.lens-2", "other", "", "", None, None),
+        ("fourth.lens-2", "fourth", "lens-2", "", None, None),
         ("hst.sole", "hst", "", "", None, None),
         ("hst.orphan-1", "hst", "lost", "", None, None),
         ("hst.orphan-2", "hst", "hst.lost", "", None, None),
@@ -101,9 +119,22 @@ def test_a_twin_stays_with_the_lens_it_was_made_from() -> None:
     assert partition(rows) == {
         frozenset({"hst.lens-1", "hst.twin-1", "hst.twin-2", "other.twin"}),
         frozenset({"other.lens-1"}),
+        frozenset({"third.twin", "other.lens-2", "fourth.lens-2"}),
         frozenset({"hst.sole"}),
         frozenset({"hst.orphan-1", "hst.orphan-2"}),
     }
+
+
+def test_a_twin_of_its_parents_name_in_another_source_stays_with_it() -> None:
+    rows: list[Row] = [("twins.J1", "twins", "J1", "", None, None), ("lenses.J1", "lenses", "", "", None, None)]
+    assert len(partition(rows)) == 1
+
+
+def test_sources_that_number_their_objects_alike_are_not_mixed() -> None:
+    rows: list[Row] = []
+    for source in "ab":
+        rows += [(f"{source}.{n}", source, str(n // 2 + 100) if n < 100 else "", "", None, None) for n in range(150)]
+    assert len(partition(rows)) == 100
 
 
 def test_frames_are_different_skies() -> None:

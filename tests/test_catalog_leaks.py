@@ -75,6 +75,22 @@ def test_twin_apart_from_what_it_was_made_from(one: str, other: str, prefix: str
 
 
 @pytest.mark.parametrize(("one", "other"), APART)
+@pytest.mark.parametrize("twin", ["t.twin", "t.@"])
+def test_twin_of_another_source_apart_from_its_parent(one: str, other: str, twin: str) -> None:
+    splits, labels = sound()
+    parent = LAST[other].removeprefix("s.")
+    twin = twin.replace("@", parent)
+    name = {"object_id": pl.lit(twin), "source": pl.lit("t")}
+    row = splits.filter(pl.col("object_id") == LAST[one]).with_columns(**name, group_id=pl.lit("new"))
+    fact = labels.filter(pl.col("object_id") == LAST[one]).with_columns(
+        object_id=pl.lit(twin), parent=pl.lit(parent), ra=pl.lit(100.0)
+    )
+    splits, planted = pl.concat([splits, row]), pl.concat([labels, fact])
+    refused(splits, planted, "share a parent", f"{twin} in {one}", f"{LAST[other]} in {other}")
+    leaks.audit(splits, change(planted, twin, parent="lost"), 2.0)
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
 @pytest.mark.parametrize(
     ("here", "there"),
     [((5.5, 0.0), (5.5, 1.9 / 3600)), ((0.0, 40.0), (359.9996, 40.0)), ((0.0, 89.9998), (180.0, 89.9998))],

@@ -102,6 +102,24 @@ def test_many_large_groups_of_one_label() -> None:
     assert_good(split.make(labels, catalogue, PARAMS), labels)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_audit_agrees_where_parents_are_named_in_every_way(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, catalogue = (pl.concat(pair) for pair in zip(*(universe(1000, n) for n in (0, 1)), strict=True))
+    ways = ["", "", "", "{n:06d}", "s0.{n:06d}", "s1.{n:06d}", "host{n}", "s0.host{n}", "9{n:06d}"]
+    parent = [ways[rng.integers(len(ways))].format(n=n) for n in rng.integers(0, 1200, labels.height)]
+    sky = {
+        "frame": pl.lit("icrs"),
+        "ra": pl.Series(rng.uniform(0, 0.05, 2000)) % 360,
+        "dec": pl.Series(rng.uniform(0, 0.05, 2000)),
+    }
+    labels = labels.with_columns(pl.Series("parent", parent), **sky)
+    few = catalogue.filter(pl.Series(rng.random(2000) < 0.9))
+    made = split.make(labels, few, PARAMS)
+    assert leaks.audit(made, labels, 2.0)["object"] == few.height
+    assert 100 < made["group_id"].n_unique() < 1900
+
+
 @pytest.mark.parametrize(("count", "parents"), [(6000, 0), (6000, 2500), (20_000, 0), (20_000, 8000), (2000, 0)])
 def test_adding_a_tenth_moves_few(count: int, parents: int) -> None:
     moved = []

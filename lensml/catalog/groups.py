@@ -19,7 +19,8 @@ def group_ids(objects: pl.DataFrame, same_sky_arcsec: float) -> pl.Series:
     """The group of each object, named after its smallest object_id.
 
     Two objects are of one group when they have the same parent, when one is the other's parent (its object_id, with or
-    without the source in front), when they stand within `same_sky_arcsec` in the same frame, or over others.
+    without the source in front, of whichever source), when they stand within `same_sky_arcsec` in the same frame, or
+    over others.
 
     Parameters
     ----------
@@ -101,17 +102,29 @@ def _components(pairs: Rows, size: int) -> Rows:
 def _parent_edges(objects: pl.DataFrame) -> tuple[Rows, Rows]:
     """Edges from objects to the names they go by or refer to; a name that two share joins them.
 
-    An object goes by its object_id, and refers to its parent as written and as written behind its own source.
+    A parent is another object of the child's own source if there is one of that name, else an object_id, else it is
+    open: then it is whatever goes by it in any source, and every other child that names it so.
     """
     placed = objects.with_row_index("place").select("place", "object_id", "source", "parent")
-    child = placed.filter(pl.col("parent") != "")
-    refers = [child.select("place", pl.col("parent").alias("name"))]
-    refers += [child.select("place", pl.concat_str("source", "parent", separator=".").alias("name"))]
-    referred = pl.concat(refers)
-    own = placed.select("place", pl.col("object_id").alias("name")).join(referred, on="name", how="semi")
-    edges = pl.concat([referred, own])
+    own = placed.select("place", pl.col("object_id").alias("name"))
+    full = pl.concat_str("source", "parent", separator=".")
+    child = placed.filter(pl.col("parent") != "").with_columns(full.alias("full"))
+    ids = objects.select(pl.col("object_id").implode()).to_series()
+    other, home = pl.col("object_id") != pl.col("full"), pl.col("full").is_in(ids)
+    at_home = child.filter(other & home)
+    exact = child.filter(~(other & home) & pl.col("parent").is_in(ids))
+    loose = child.filter(~(other & home) & ~pl.col("parent").is_in(ids)).with_columns(_without_source("parent"))
+    native = placed.select("place", _without_source("object_id").alias("name"))
+    native = native.join(loose, left_on="name", right_on="parent", how="semi")
+    named = [at_home["place", "full"], exact["place", "parent"], loose["place", "parent"]]
+    named.append(loose.select("place", full.alias("full")))
+    edges = pl.concat([own, native, *(part.rename({part.columns[1]: "name"}) for part in named)])
     nodes = edges["name"].rank("dense").cast(pl.Int64).to_numpy() + (objects.height - 1)
     return edges["place"].to_numpy().astype(np.int64), nodes.astype(np.int64)
+
+
+def _without_source(column: str) -> pl.Expr:
+    return pl.col(column).str.strip_prefix(pl.concat_str("source", pl.lit(".")))
 
 
 def _name(object_id: str) -> str:

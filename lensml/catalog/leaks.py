@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from lensml import schema
 
 APART: Final = tuple(pair for pair in combinations(schema.SPLITS, 2) if pair != ("pretrain", "train"))
+_NAMES: Final = {"object_id": pl.String, "name": pl.String}
 _USED_FOR: Final = {"pretrain": "pretrain", "train": "classify", "val": "classify", "test": "classify"}
 
 
@@ -43,7 +44,7 @@ def audit(
     _each_in_its_use(table)
     compared = {"object": placed.height, "use": table.height}
     compared["group"] = _shared(table, "group_id", "a group")
-    compared["parent"] = _parents(table)
+    compared["parent"] = _parents(table, labels)
     compared["position"] = _positions(table, same_sky_arcsec)
     if content is not None:
         known = table.join(content.select("object_id", "content"), on="object_id", how="inner")
@@ -82,13 +83,30 @@ def _shared(table: pl.DataFrame, column: str, name: str) -> int:
     return table.height
 
 
-def _parents(table: pl.DataFrame) -> int:
-    """Names that objects go by (their own) or refer to (their parent, with or without its source in front)."""
-    child = table.filter(pl.col("parent") != "")
-    full = child.with_columns(pl.concat_str("source", "parent", separator=".").alias("parent"))
-    own = table.with_columns(pl.col("object_id").alias("parent"))
-    _shared(pl.concat([child, full, own.join(pl.concat([child, full]), on="parent", how="semi")]), "parent", "a parent")
-    return child.height
+def _parents(table: pl.DataFrame, labels: pl.DataFrame) -> int:
+    """Raise if an object is apart from its parent, or from another that names a parent alike.
+
+    The parent is sought among all objects: in the child's own source, by its object_id, then by its name in any source.
+    """
+    everyone = set(labels["object_id"])
+    children = table.filter(pl.col("parent") != "")
+    names: list[tuple[str, str]] = []
+    lost: set[str] = set()
+    for object_id, source, parent in children.select("object_id", "source", "parent").iter_rows():
+        full, short = f"{source}.{parent}", parent.removeprefix(f"{source}.")
+        if full in everyone and full != object_id:
+            names.append((object_id, full))
+        elif parent in everyone:
+            names.append((object_id, parent))
+        else:
+            names += [(object_id, short), (object_id, f"{source}.{short}")]
+            lost.add(short)
+    own = table.select("object_id", pl.col("object_id").alias("name"))
+    native = table.select("object_id", pl.col("object_id").str.strip_prefix(pl.col("source") + ".").alias("name"))
+    native = native.filter(pl.col("name").is_in(lost))
+    known = pl.concat([pl.DataFrame(names, schema=_NAMES, orient="row"), own, native])
+    _shared(known.join(table, on="object_id", how="left", maintain_order="left"), "name", "a parent")
+    return children.height
 
 
 def _positions(table: pl.DataFrame, arcsec: float) -> int:
