@@ -13,7 +13,7 @@ MISSING_REDSHIFT: Final = -1.0
 
 _F, _S, _B, _I = pl.Float64, pl.String, pl.Boolean, pl.Int64
 
-# One row per claim about an object: who says what. `rank` is the claim's authority (higher wins).
+# One row per claim about an object: who says what. Which claim wins: lensml/catalog/provenance.py.
 EVIDENCE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "object_id": _S,  # unique in the project: "<source>.<native identifier>"
     "source": _S,  # key of params.yaml: sources
@@ -22,7 +22,7 @@ EVIDENCE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "label_source": _S,  # sim:lensml, sim:bologna, obs:<catalogue>, weak:<catalogue>, pretrain:<set>
     "label_confidence": _F,  # [0, 1]
     "grade": _S,  # the claim's own grade, "" when it has none
-    "parent": _S,  # same host or same parent galaxy: never straddles a split; "" when it has none
+    "parent": _S,  # name of the host, or of the object this was made from: never straddles a split; "" when none
     "frame": _S,  # what ra and dec refer to: "icrs", "bologna" (position in the light cone), "" when there are none
     "ra": _F,  # deg; null when unknown
     "dec": _F,  # deg; null when unknown
@@ -40,7 +40,7 @@ LABEL_TABLE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
 # One row per object whose claims disagree.
 CONFLICT_TABLE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "object_id": _S,
-    "claims": pl.List(_S),  # "<label_source>=<label>@<confidence>", best first
+    "claims": pl.List(_S),  # "<label_source>=<label>@<confidence>", those that count first, then best first
     "label": _S,
     "rule": _S,  # the words of the rule that decided
 }
