@@ -47,7 +47,9 @@ def test_imports_go_downwards() -> None:
     assert faults(ROOT) == []
 
 
-@pytest.mark.parametrize("line", ["from lensml.app import score", "from lensml.lensing import render", "import importlib"])
+@pytest.mark.parametrize(
+    "line", ["from lensml.app import score", "from lensml.lensing import render", "import importlib"]
+)
 def test_an_import_upwards_is_found(tmp_path: Path, line: str) -> None:
     (tmp_path / "lensml" / "imaging").mkdir(parents=True)
     (tmp_path / "lensml" / "imaging" / "psf.py").write_text(f"{line}\n")

@@ -1,11 +1,14 @@
 """The graph as a user runs it, small: nothing runs twice, bytes are stable, data travel, kills heal."""
 
+import contextlib
 import hashlib
 import random
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import polars as pl
@@ -36,14 +39,6 @@ def test_again_nothing_runs(done: Path) -> None:
     said = graph.run(done, "dvc", "repro").stdout
     assert "Running stage" not in said
     assert "up to date" in said
-
-
-def test_forced_gives_the_same_bytes_checkpoints_included(copy: Path) -> None:
-    before = (copy / "dvc.lock").read_bytes()
-    assert b"data/models/robust_resnet" in before
-    said = graph.run(copy, "dvc", "repro", "--force", "--no-run-cache").stdout
-    assert said.count("Running stage") == len(graph.lock(copy))
-    assert (copy / "dvc.lock").read_bytes() == before
 
 
 def test_another_member_retrains_only_what_that_changes(copy: Path) -> None:
@@ -113,25 +108,55 @@ def test_pushed_data_arrive_in_a_clean_clone(
     assert "Running stage" not in graph.run(clone, "dvc", "repro").stdout
 
 
-def test_a_stage_killed_at_any_moment_heals(copy: Path) -> None:
-    """Each stage is started, killed, and DVC then gives the hashes of the unbroken run."""
+def test_killed_anywhere_then_forced_gives_the_same_bytes_checkpoints_included(copy: Path) -> None:
+    """Each stage is killed while it writes; run by force over what that left, the graph gives the same lock."""
     before = (copy / "dvc.lock").read_bytes()
+    assert b"data/models/robust_resnet" in before
     chance = random.Random(20260101)
     for name, entry in graph.lock(copy).items():
-        for out in entry["outs"]:
-            path = copy / out["path"]
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with pytest.raises(subprocess.TimeoutExpired):
-            kill_after(copy, entry["cmd"].split(), chance.uniform(0.2, 1.5))
-        assert not [o["path"] for o in entry["outs"] if (copy / o["path"]).exists()], name
-    graph.run(copy, "dvc", "repro", "--force", "--no-run-cache")
+        outs = [copy / out["path"] for out in entry["outs"]]
+        for out in outs:
+            shutil.rmtree(out) if out.is_dir() else out.unlink()
+        if kill_while_writing(copy, entry["cmd"].split(), outs, chance.uniform(0, 0.5)):
+            assert not all(out.exists() for out in outs), name
+    said = graph.run(copy, "dvc", "repro", "--force", "--no-run-cache").stdout
+    assert said.count("Running stage") == len(graph.lock(copy))
     assert (copy / "dvc.lock").read_bytes() == before
     assert list((copy / "data").rglob("*.part")) == []
 
 
-def kill_after(folder: Path, command: list[str], seconds: float) -> None:
-    """SIGKILL is what `subprocess.run` sends when the time is over."""
-    subprocess.run(command, cwd=folder, env=graph.environment(), capture_output=True, check=False, timeout=seconds)
+def kill_while_writing(folder: Path, command: list[str], outs: list[Path], seconds: float) -> bool:
+    """SIGKILL a while after the first output is begun; False where the stage was quicker."""
+    parts = [out.with_name(f".{out.name}.part") for out in outs]
+    with subprocess.Popen(command, cwd=folder, env=graph.environment(), stdout=DEVNULL, stderr=DEVNULL) as process:
+        while process.poll() is None and not any(part.exists() for part in parts):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.01)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return process.wait() == -signal.SIGKILL
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(copy: Path) -> None:
+    """No file may grow beyond 100 bytes: every stage's writing fails."""
+    for entry in graph.lock(copy).values():
+        outs = [copy / out["path"] for out in entry["outs"]]
+        for out in outs:
+            out.rename(out.with_name(f"{out.name}.aside"))
+        limited = ["prlimit", "--fsize=100", *entry["cmd"].split()]
+        done = subprocess.run(
+            limited, cwd=copy, env=graph.environment() | {"PYTHONDONTWRITEBYTECODE": "1", "TQDM_DISABLE": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1, (entry["cmd"], done.stderr[-2000:])
+        assert done.stderr.startswith("error: "), (entry["cmd"], done.stderr[-2000:])
+        assert done.stderr.count("\n") == 1
+        assert [str(out) for out in outs if out.exists()] == []
+        assert list(copy.glob("data/**/*.part")) + list(copy.glob("metrics/**/*.part")) == []
+        for out in outs:
+            out.with_name(f"{out.name}.aside").rename(out)
 
 
 def test_splits_are_honest(done: Path) -> None:
