@@ -4,9 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -37,13 +38,22 @@ class Survey(Section):
     bands: Annotated[dict[Name, Band], Field(min_length=1)]
 
 
+def _ascending(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise ValueError("must be a range, least first")
+    return values
+
+
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
 class SimulatedSurvey(Section):
     bands: Annotated[list[Name], Field(min_length=1)]
     stamp_pixels: Annotated[int, Field(ge=16, le=512)]
     electrons_per_nJy: PositiveFloat  # noqa: N815
     read_noise_electrons: Annotated[float, Field(ge=0)]
-    host_magnitude: Annotated[list[float], Field(min_length=2, max_length=2)]
-    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2)]
+    host_magnitude: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
 
 
 class SimulatedSource(Section):
@@ -54,7 +64,7 @@ class SimulatedSource(Section):
     unlabelled: Count
     supersampling: Annotated[int, Field(ge=1, le=8)]
     arc_snr_min: Annotated[float, Field(ge=0)]
-    flux_ratio: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2, max_length=2)]
+    flux_ratio: Annotated[list[OpenFraction], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
     surveys: Annotated[dict[Name, SimulatedSurvey], Field(min_length=1)]
     batch_objects: Positive
     jobs: Jobs
