@@ -26,5 +26,6 @@ SHARD_REPORT = "metrics/shard.json"
 PRETRAIN_LOG = "metrics/pretrain/{arch}"
 TRAIN_LOG = "metrics/train/{arch}"
 FUSE_REPORT = "metrics/fuse.json"
-EVALUATION = "metrics/evaluate.json"
+EVALUATION = "metrics/evaluate.json"  # the few figures that one compares runs by
+STRATA = "metrics/strata.json"  # all of them: per survey, flux ratio, redshift, member
 PLOTS = "metrics/plots"

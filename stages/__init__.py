@@ -98,7 +98,7 @@ def run(this: Stage, arguments: dict[str, str]) -> None:
             _remove(part)
 
 
-def _value(mark: In | Out | Param, params: config.Params, arguments: dict[str, str]) -> Any:
+def _value(mark: In | Param, params: config.Params, arguments: dict[str, str]) -> Any:
     if isinstance(mark, Param):
         return _at(params, mark.key.format(**arguments))
     if mark.each is None:

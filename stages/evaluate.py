@@ -23,6 +23,7 @@ def evaluate(
     redshift_bins: Annotated[int, Param("split.redshift_bins")],
     threads: Annotated[int, Param("train.fit.threads")],
     evaluation: Annotated[Path, Out(paths.EVALUATION)],
+    details: Annotated[Path, Out(paths.STRATA)],
     plots: Annotated[Path, Out(paths.PLOTS)],
     scores: Annotated[Path, Out(paths.TEST_SCORES)],
 ) -> None:
@@ -31,7 +32,8 @@ def evaluate(
     train = tables.read_parquet(train_index, schema.SHARD_INDEX)
     table = scoring.table(test, train, models, fusing.read(fusion), threads)
     report = strata.report(table, members, strata.Rules(params, redshift_bins))
-    tables.write_json(report, evaluation)
+    tables.write_json(summary.headline(report), evaluation)
+    tables.write_json(report, details)
     pictures = exhibits.write(table, test, members, params, plots)
     named = {name: f"logit_{name}" for name in members}
     contract = {**schema.TEST_SCORES, **dict.fromkeys(named.values(), pl.Float64)}

@@ -1,10 +1,27 @@
 """An evaluation in a few lines to read."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from lensml import config
 from lensml.evaluation import metrics
+
+# What two runs are compared by; each with the ends of its interval where it has one.
+HEADLINE: Final = (
+    *("auroc", "auprc", "tpr_at_fpr_0", "tpr10", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1"),
+    *("low_flux_fnr", "ece", "n_lens", "n_nonlens", "comparable_with_challenge"),
+)
+
+
+def headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The few figures of `strata.report` that one compares runs by, by kind of label."""
+    return {kind: _headline(part) for kind, part in report.items()}
+
+
+def _headline(part: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name + end for name in HEADLINE for end in ("", "_low", "_high") if name + end in part]
+    aurocs = {f"auroc_{name}": member["auroc"] for name, member in part["members"].items()}
+    return {name: part[name] for name in names} | aurocs | {"auroc_catalogue": part["baseline"]["auroc"]}
 
 
 def text(report: Mapping[str, Any], params: config.Evaluate) -> str:
