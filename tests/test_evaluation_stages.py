@@ -105,13 +105,19 @@ def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written() -> dict[str, bytes]:
-    files = [Path(paths.FUSION), Path(paths.TEST_SCORES), Path(paths.FUSE_REPORT), Path(paths.EVALUATION)]
+    files = [
+        Path(paths.FUSION),
+        Path(paths.TEST_SCORES),
+        Path(paths.FUSE_REPORT),
+        Path(paths.EVALUATION),
+        Path(paths.STRATA),
+    ]
     return {str(path): path.read_bytes() for path in [*files, *sorted(Path(paths.PLOTS).iterdir())]}
 
 
 def test_figures_equal_scikit_learns_on_the_table_of_scores() -> None:
     scores = pl.read_parquet(paths.TEST_SCORES)
-    report = tables.read_json(Path(paths.EVALUATION))
+    report = tables.read_json(Path(paths.STRATA))
     assert scores.height == 64
     for kind, own in (("simulated", "sim:"), ("real", "obs:")):
         part = scores.filter(pl.col("label_source").str.starts_with(own))

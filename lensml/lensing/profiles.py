@@ -59,7 +59,7 @@ def deflection_shear(x: Tensor, y: Tensor, gamma1: Tensor, gamma2: Tensor) -> tu
 
 
 def sersic_b(n: Tensor) -> Tensor:
-    """b_n, for which half of the light lies within the effective radius; relative error < 3e-5 for n >= 1, < 1e-3 for n >= 0.5.
+    """b_n: half of the light lies within the effective radius; relative error < 3e-5 (n >= 1), < 1e-3 (n >= 0.5).
 
     Source: Ciotti & Bertin 1999 (A&A 352, 447), eq. 18.
     """

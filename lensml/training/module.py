@@ -141,6 +141,8 @@ class Classification(Optimised):
 class Regression(Optimised):
     """Pretraining: standardised catalogue values from stamps; a missing value costs nothing.
 
+    Of the metadata the network is told the band flags only: the features are what it has to learn.
+
     Parameters
     ----------
     targets : (object, target) standardised, NaN where missing; by `row` of the batches
@@ -155,7 +157,9 @@ class Regression(Optimised):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         target = self.targets[batch["row"].cpu()].to(batch["stamps"].device)
         known = torch.isfinite(target)
-        found = self.to_targets(self.network.features(batch["stamps"], batch["metadata"]))
+        bands = batch["stamps"].shape[1]
+        told = torch.cat([batch["metadata"][:, :bands], torch.zeros_like(batch["metadata"][:, bands:])], dim=1)
+        found = self.to_targets(self.network.features(batch["stamps"], told))
         squared = torch.where(known, (found - torch.where(known, target, 0.0)) ** 2, 0.0)
         number = known.sum(dim=1)
         return squared.sum(dim=1) / number.clamp(min=1), number.to(squared.dtype)
