@@ -21,7 +21,7 @@ def tiny(params: dict[str, Any]) -> None:
         params[section]["jobs"] = 1
     params["split"]["stratum_min_groups"] = 8
     params["pretrain"]["epochs"] = 1
-    params["train"]["fit"] |= {"epochs": 1}
+    params["train"]["fit"] |= {"epochs": 1, "threads": 1}
     params["evaluate"] |= {"bootstrap_draws": 20, "gallery_stamps": 8}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from lensml import config, schema
 from lensml.store.shards import ShardWriter
@@ -39,6 +40,8 @@ def stack_files(folder: Path, objects: int, params: config.Params) -> int:
     return count(folder)
 
 
+@pytest.mark.graph
+@pytest.mark.xdist_group("graph")
 def test_files_of_a_survey_of_300_000_objects(graph_done: Path, tmp_path: Path) -> None:
     params = config.load(ROOT / "params.yaml")
     fixed = sum(o.get("nfiles", 1) for stage in graph.lock(graph_done).values() for o in stage["outs"])
