@@ -27,11 +27,11 @@ def test_the_committed_file_is_valid() -> None:
     ("old", "new", "words"),
     [
         (
-            "    patience_epochs: 8",
-            "    patience_epoch: 8",
+            "    patience_epochs: 6",
+            "    patience_epoch: 6",
             ["train.fit.patience_epoch", "Did you mean patience_epochs"],
         ),
-        ("    patience_epochs: 8", "", ["train.fit.patience_epochs is missing"]),
+        ("    patience_epochs: 6", "", ["train.fit.patience_epochs is missing"]),
         ("  prevalence: 1.0e-3", "  prevalence: 2.0", ["evaluate.prevalence", "less than 1", "2.0"]),
         ("  prevalence: 1.0e-3", "  prevalence: '1e-3'", ["evaluate.prevalence", "valid number", "1e-3"]),
         ("  ridge: 1.0", "  ridge: null", ["fuse.ridge", "None"]),
