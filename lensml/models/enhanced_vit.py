@@ -46,8 +46,8 @@ class Patches(nn.Module):
 class Trunk(nn.Module):
     """Tokens from the first stages of the residual backbone: convolutions first let a small transformer learn at all.
 
-    Xiao et al. 2021 (arXiv:2106.14881). On the default simulations: AUROC 0.66 after eight epochs without, 0.84 after six
-    with it.
+    Xiao et al. 2021 (arXiv:2106.14881). On the default simulations: AUROC 0.66 after eight epochs without it,
+    0.84 after six with it.
     """
 
     def __init__(self, bands: int, pixels: int, width: int) -> None:
