@@ -25,6 +25,7 @@ _COUNT_UNITS: Final = {"", "adu", "count", "counts", "counts/s", "cts", "dn", "d
     "electron/s",
     "electrons/s",
 }  # say nothing about the zero-point
+_SCALE_DECIMALS: Final = 9
 _DEGREES: Final = {"": 1.0, "deg": 1.0, "degree": 1.0, "arcmin": 1 / 60, "arcsec": 1 / 3600, "rad": 180 / math.pi}
 
 
@@ -52,6 +53,8 @@ def nanojansky_per_unit(header: Mapping[str, object], survey: config.Survey) -> 
 def pixel_scale_arcsec(header: Mapping[str, object], survey: config.Survey) -> float:
     """Pixel scale: the square root of |det CD| (rotation and parity do not matter); the survey's without a WCS.
 
+    To nine decimals: what is beyond them is the rounding of degrees, and must not change a stamp.
+
     Raises
     ------
     ValueError
@@ -67,7 +70,7 @@ def pixel_scale_arcsec(header: Mapping[str, object], survey: config.Survey) -> f
     scale = math.sqrt(abs(a * d - b * c)) * _DEGREES[unit] * 3600
     if not 1e-4 < scale < 60:
         raise ValueError(f"pixel scale must lie between 0.0001 and 60 arcsec, got {scale:g}. Correct the WCS.")
-    return scale
+    return round(scale, _SCALE_DECIMALS)
 
 
 def _stated(header: Mapping[str, object]) -> dict[str, float]:
