@@ -1,6 +1,7 @@
 """How bad input is told to the user."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
 
@@ -13,5 +14,10 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        remedy = " (writing). Make room on the disk and run again" if _is_full(error) else ""
+        typer.echo(f"error: {' '.join(str(error).split())}{remedy}", err=True)
         sys.exit(1)
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

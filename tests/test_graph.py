@@ -66,10 +66,10 @@ def test_labels_and_pixels_travel_apart(copy: Path) -> None:
         params["label_provenance"]["confidence_min"] = 0.4
 
     graph.set_params(copy, regrade)
-    ran = graph.run(copy, "dvc", "repro", "--dry").stdout
-    assert "'label_provenance'" in ran
-    assert "'convert@" not in ran
-    assert "'psf_match@" not in ran
+    said = graph.run(copy, "dvc", "repro", "--dry").stdout
+    ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
+    assert "label_provenance" in ran
+    assert not [name for name in ran if name.startswith(("fetch", "convert", "psf_match"))]
 
 
 @pytest.fixture

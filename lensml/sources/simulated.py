@@ -1,10 +1,9 @@
-"""Simulated stamps as a survey would deliver them: an HDF5 file per survey in counts, and the truth of each object."""
+"""Simulated stamps as a survey would deliver them: arrays per survey in counts, and the truth of each object."""
 
 import hashlib
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from lensml.sources.simulated_objects import TRUTH, Unit, counts_of, njy_per_cou
 from lensml.store import tables
 
 _LABEL_SOURCE: Final = {"lens": "sim:lensml", "nonlens": "sim:lensml", "unknown": "pretrain:lensml"}
-_CHUNK_OBJECTS: Final = 16
+MANIFEST: Final = "MANIFEST.json"
+_ARRAYS: Final = ("counts", "variance", "bad", "psf")  # (object, band, y, x), a .npy file each
 _KNOWN: Final = ("z_phot", "z_spec", "z_err", "half_light_radius", "axis_ratio", "sersic_index")  # as a survey would
 
 
@@ -41,7 +41,8 @@ def fetch(params: config.SimulatedSource, surveys: dict[str, config.Survey], out
     found = parallel(delayed(simulate)(u, counts[u.survey], params, surveys[u.survey]) for u in units)
     truth = []
     for unit, (arrays, rows) in tqdm(zip(units, found, strict=True), "simulating", len(units), disable=None):
-        _append(out / f"{unit.survey}.h5", arrays, unit.start, sum(counts[unit.survey]), params.surveys[unit.survey])
+        for key in _ARRAYS:
+            _append(_path(out, unit.survey, key), arrays[key], unit.start, sum(counts[unit.survey]))
         truth.append(rows)
     tables.write_parquet(pl.concat(truth or [pl.DataFrame(schema=TRUTH)]), TRUTH, out / "truth.parquet")
     _write_manifest(params, out)
@@ -71,9 +72,8 @@ def read(name: str, raw: Path, unit: Unit, surveys: dict[str, config.Survey], co
     truth = tables.read_parquet(raw / "truth.parquet", TRUTH)
     rows = truth.filter(pl.col("survey") == unit.survey)[unit.start : unit.stop]
     identifiers = [f"{name}.{i}" for i in rows["object_id"]]
-    with h5py.File(raw / f"{unit.survey}.h5") as file:
-        stored = {key: file[key][unit.start : unit.stop] for key in ("counts", "variance", "bad", "psf")}
-        bands = tuple(str(band) for band in file.attrs["bands"])
+    bands = tuple(tables.read_json(raw / MANIFEST)["bands"][unit.survey])
+    stored = {key: np.load(_path(raw, unit.survey, key), mmap_mode="r")[unit.start : unit.stop] for key in _ARRAYS}
     survey = surveys[unit.survey]
     scale = njy_per_count(survey)
     cutouts = Cutouts(
@@ -97,17 +97,21 @@ def _check(name: str, params: config.SimulatedSource, surveys: dict[str, config.
         raise ContractError(f"surveys.{name}.bands must hold {', '.join(unknown)}, got {known} (simulated). Add them.")
 
 
-def _append(path: Path, arrays: dict[str, NDArray[Any]], start: int, objects: int, own: config.SimulatedSurvey) -> None:
-    """Write a batch into a survey's file; the first one lays it out."""
-    with h5py.File(path, "w" if start == 0 else "a") as file:
-        for key, values in arrays.items():
-            if start == 0:
-                file.attrs["bands"] = own.bands
-                file.create_dataset(
-                    key, (objects, *values.shape[1:]), values.dtype, compression="gzip", compression_opts=1,
-                    chunks=(min(_CHUNK_OBJECTS, objects), *values.shape[1:]), shuffle=True, track_times=False,
-                )  # fmt: skip
-            file[key][start : start + len(values)] = values
+def _path(folder: Path, survey: str, key: str) -> Path:
+    return folder / f"{survey}-{key}.npy"
+
+
+def _append(path: Path, values: NDArray[Any], start: int, objects: int) -> None:
+    """Write a batch behind the others; the first one states how many there will be.
+
+    Plain bytes, because the HDF5 library ends the process with a segmentation fault when the disk is full.
+    """
+    with path.open("wb" if start == 0 else "ab") as file:
+        if start == 0:
+            shape = (objects, *values.shape[1:])
+            layout = {"descr": values.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, layout)
+        file.write(np.ascontiguousarray(values).tobytes())
 
 
 def _write_manifest(params: config.SimulatedSource, out: Path) -> None:
@@ -116,7 +120,8 @@ def _write_manifest(params: config.SimulatedSource, out: Path) -> None:
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.name] = {"sha256": checksum, "bytes": path.stat().st_size, "licence": "MIT"}
-    tables.write_json({"origin": "simulated", "seed": params.seed, "files": files}, out / "MANIFEST.json")
+    bands = {name: own.bands for name, own in params.surveys.items()}
+    tables.write_json({"origin": "simulated", "seed": params.seed, "bands": bands, "files": files}, out / MANIFEST)
 
 
 KIND = SourceKind(fetch, evidence, batches, read)
