@@ -1,5 +1,6 @@
 """Tables and mappings on disk: checked against their contract, written whole or not at all, in stable bytes."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -23,7 +24,9 @@ def write_parquet(table: pl.DataFrame, contract: Mapping[str, pl.DataType | type
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.writing")
     try:
-        checked.write_parquet(part, compression="zstd", statistics=False, row_group_size=65536)
+        content = io.BytesIO()  # polars tells a full disk as an error of its own; Python's write as an OSError
+        checked.write_parquet(content, compression="zstd", statistics=False, row_group_size=65536)
+        part.write_bytes(content.getbuffer())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
