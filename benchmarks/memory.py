@@ -27,7 +27,7 @@ def multiply(raw: Path, objects: int) -> None:
 
 
 def one(objects: int, pixels: int) -> None:
-    """Convert that many, and print the peak resident memory of this process and of its largest worker, in MiB."""
+    """Convert that many, and print the peak resident memory of the process that gathers and writes, in MiB."""
     params = config.load(Path("params.yaml"))
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
@@ -36,8 +36,7 @@ def one(objects: int, pixels: int) -> None:
         SOURCES["cutouts"].fetch(source, params.surveys, here / "raw")
         multiply(here / "raw", objects)
         ours(here / "raw", here / "out", params)
-    peaks = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"{objects} objects: {peaks[0]} MiB, largest worker {peaks[1]} MiB")
+    print(f"{objects} objects: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
 
 
 def main(
