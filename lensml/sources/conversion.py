@@ -85,7 +85,7 @@ class Account:
             survey, band = row.pop("survey"), row.pop("band")
             faint, bright = self.errors[survey, band]
             codes = {"code_error_faint_sky_sigma_max": faint, "code_error_bright_relative_max": bright}
-            found.setdefault(survey, {})[band] = row | codes | {"clipped_pixels": 0}
+            found.setdefault(survey, {})[band] = row | codes
         return found
 
 
