@@ -4,25 +4,77 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Jobs = Annotated[int, Field(ge=1, le=256)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Arcsec = Annotated[float, Field(gt=0, le=60)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+from lensml.config_sources import (
+    BolognaSource,
+    CatalogueSource,
+    CutoutsSource,
+    Download,
+    FilesSource,
+    GalaxiesmlSource,
+    GalaxyZooSource,
+    LensRule,
+    MatchedNegativesSource,
+    RelicsSource,
+    SimulatedSource,
+    SimulatedSurvey,
+    Source,
+    SurveySource,
+)
+from lensml.config_types import (
+    Arcsec,
+    Count,
+    Fraction,
+    Jobs,
+    Name,
+    OpenFraction,
+    Positive,
+    PositiveFloat,
+    Range,
+    Scheduler,
+    Section,
+    Seed,
+)
 
-
-class Section(BaseModel):
-    """A section of params.yaml: no conversion, no unknown key, no default, no change afterwards."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+__all__ = [
+    "Band",
+    "BolognaSource",
+    "CatalogueSource",
+    "Convert",
+    "CutoutsSource",
+    "Download",
+    "Evaluate",
+    "FilesSource",
+    "Fit",
+    "Fractions",
+    "Fuse",
+    "GalaxiesmlSource",
+    "GalaxyZooSource",
+    "LabelProvenance",
+    "LensRule",
+    "MatchedNegativesSource",
+    "Params",
+    "Pretrain",
+    "PsfMatch",
+    "Quality",
+    "RelicsSource",
+    "Section",
+    "Shard",
+    "SimulatedSource",
+    "SimulatedSurvey",
+    "Source",
+    "Split",
+    "StarRules",
+    "Survey",
+    "SurveySource",
+    "Train",
+    "at",
+    "load",
+]
 
 
 class Band(Section):
@@ -38,68 +90,61 @@ class Survey(Section):
     bands: Annotated[dict[Name, Band], Field(min_length=1)]
 
 
-def _ascending(values: list[float]) -> list[float]:
-    if values[0] > values[1]:
-        raise ValueError("must be a range, least first")
-    return values
-
-
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class SimulatedSurvey(Section):
-    bands: Annotated[list[Name], Field(min_length=1)]
-    stamp_pixels: Annotated[int, Field(ge=16, le=512)]
-    electrons_per_nJy: PositiveFloat  # noqa: N815
-    read_noise_electrons: Annotated[float, Field(ge=0)]
-    host_magnitude: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
-    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
-
-
-class SimulatedSource(Section):
-    kind: Literal["simulated"]
-    seed: Seed
-    lenses: Count
-    non_lenses: Count
-    unlabelled: Count
-    supersampling: Annotated[int, Field(ge=1, le=8)]
-    arc_snr_min: Annotated[float, Field(ge=0)]
-    flux_ratio: Annotated[list[OpenFraction], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
-    surveys: Annotated[dict[Name, SimulatedSurvey], Field(min_length=1)]
-    batch_objects: Positive
-    jobs: Jobs
-
-
-class BolognaSource(Section):
-    kind: Literal["bologna"]
-    challenge: Literal["ground", "space"]
-    path: str | None  # a local folder or archive; null: download
-    mirrors: list[Annotated[str, Field(pattern=r"^https?://")]]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-
-
-class CutoutsSource(Section):
-    kind: Literal["cutouts"]
-    path: str  # a folder in the `cutouts` contract
-    files_per_archive: Annotated[int, Field(ge=512)]
-
-
-Source = Annotated[SimulatedSource | BolognaSource | CutoutsSource, Field(discriminator="kind")]
-
-
 class LabelProvenance(Section):
+    match_arcsec: Arcsec  # an entry of a sky catalogue is about an object this near
+    duplicate_arcsec: Arcsec  # entries this near each other are one lens
+    name_tolerance_arcsec: Annotated[float, Field(gt=0, le=36000)]  # between an entry's place and the one in its name
     claim_ranks: dict[str, Count]
     confidence_min: Fraction
     one_sided_limit: Annotated[float, Field(ge=0.5, le=1)]
     one_sided_allowed: list[Name]
 
 
+class StarRules(Section):
+    """Which sources of an image are stars that its PSF can be made of; see lensml/imaging/stars.py."""
+
+    snr_min: PositiveFloat  # of the brightest pixel over the sky sigma
+    exclude_radius_arcsec: Arcsec  # around the stamp's centre, where the galaxy and its arcs are
+    fwhm_factor: Range  # FWHM over the survey's typical one, least and most, where `repeated_min` sources have the same
+    lone_fwhm_factor: Range  # the same for fewer
+    repeated_min: Positive  # sources of one size
+    locus_width: Fraction  # relative; sources broader than the narrowest by more are no stars
+    ellipticity_max: Fraction  # 1 - b / a
+    moment_ratio_max: Annotated[float, Field(gt=1)]  # moment over half-maximum FWHM; galaxies have broader wings
+    bend_min: float  # `psf_width.core_bend`; saturated stars have a flat top
+    blend_max: Fraction  # largest difference from the mirror image, over the peak
+    stars_min: Positive  # fewer give no PSF
+    psf_pixels: Annotated[int, Field(ge=7, le=255)]  # side of the PSF, odd
+
+    @model_validator(mode="after")
+    def _odd(self) -> "StarRules":
+        if self.psf_pixels % 2 == 0:
+            raise ValueError("psf_pixels must be odd")
+        return self
+
+
+class Quality(Section):
+    """What a stamp's quality is made of; see lensml/imaging/quality.py."""
+
+    saturated_max: OpenFraction  # share of saturated pixels of the aperture at which the score is 0
+    edge_max: OpenFraction  # share of the stamp beyond the image's edge at which the score is 0
+    shallow: Range  # sky sigma over the survey's typical one: the score is 1 up to the first, 0 from the second on
+    aperture_arcsec: Arcsec
+
+
 class Convert(Section):
     objects_per_stack: Annotated[int, Field(ge=1, le=65536)]
     objects_per_batch: Positive
     jobs: Jobs
+    dask_scheduler: Scheduler | None  # address of a Dask cluster that does the work; null: `jobs` processes here
+    noise_sentinels: list[PositiveFloat]  # values of a noise plane that mean: do not use
+    variance_tolerance: PositiveFloat  # by how much sky sigma may differ from the plane's before it is rescaled
+    stars: StarRules
+    quality: Quality
     max_file_mib: Positive
     max_pixels: Positive
+    max_field_mib: Positive
+    max_field_pixels: Positive
     refused_max: Fraction
     psf_pixels_max: Annotated[int, Field(ge=7, le=255)]
     psf_lost_max: Fraction
@@ -125,6 +170,7 @@ class PsfMatch(Section):
     batch_objects: Positive
     refused_max: Fraction
     jobs: Jobs
+    dask_scheduler: Scheduler | None
 
 
 class Fractions(Section):
@@ -163,8 +209,16 @@ class Shard(Section):
     objects_per_shard: Annotated[int, Field(ge=512)]
     stamp_pixels: Annotated[int, Field(ge=16, le=512)]
     pixel_scale_min: Arcsec
+    common_pixel_scale: Arcsec | None
+    psf_pixels: Annotated[int, Field(ge=7, le=255)]
     features: list[Feature]
     bands: Annotated[list[Name], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Shard":
+        if self.psf_pixels % 2 == 0:
+            raise ValueError("psf_pixels must be odd")
+        return self
 
 
 class Pretrain(Section):

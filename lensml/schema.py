@@ -9,6 +9,7 @@ SCHEMA_VERSION: Final = "2.0"
 LABELS: Final = ("lens", "nonlens", "unknown")
 USES: Final = ("classify", "pretrain", "report")
 SPLITS: Final = ("pretrain", "train", "val", "test")
+PSF_ORIGINS: Final = ("file", "stars", "map", "table")  # stamp in the file, from stars in the image, survey's map, mean
 MISSING_REDSHIFT: Final = -1.0
 
 _F, _S, _B, _I = pl.Float64, pl.String, pl.Boolean, pl.Int64
@@ -29,6 +30,25 @@ EVIDENCE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "kind": _S,  # free class word: elliptical, spiral, ring, merger, ...; "" when unknown
     "flux_ratio": _F,  # lensed flux / total flux; null when unknown or no lens
     "theta_e_arcsec": _F,  # Einstein radius; null when unknown or no lens
+    "z_lens": _F,  # redshift of the deflector; null when unknown or no lens
+}
+
+# One row per entry of a catalogue of the sky (known lenses, votes): a claim about whatever stands there.
+SKY_CLAIMS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "entry": _S,  # unique in the catalogue; its sorting is the catalogue's order
+    "name": _S,  # as published
+    "ra": _F,  # deg, ICRS; null when unknown
+    "dec": _F,
+    "label": _S,  # one of LABELS; a candidate (grade C, probable) is unknown
+    "label_source": _S,
+    "label_confidence": _F,
+    "grade": _S,  # the catalogue's own grade, "" when it has none; a candidate has one
+    "kind": _S,  # free class word: galaxy, group, cluster, quasar, ring, spiral, merger, ...
+    "z_lens": _F,  # null when unknown
+    "z_source": _F,
+    "z_text": _S,  # the redshift of the deflector as published
+    "theta_e_arcsec": _F,
+    "reference": _S,
 }
 
 # One row per object: what was decided.
@@ -37,9 +57,9 @@ LABEL_TABLE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "use": _S,  # one of USES: classify (train, validate, test), pretrain (never in a classification loss), report
 }
 
-# One row per object whose claims disagree.
+# One row per object whose claims disagree, and per entry of a sky catalogue that disagrees with itself or another.
 CONFLICT_TABLE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
-    "object_id": _S,
+    "object_id": _S,  # of an entry: "<source>.<entry>"
     "claims": pl.List(_S),  # "<label_source>=<label>@<confidence>", those that count first, then best first
     "label": _S,
     "rule": _S,  # the words of the rule that decided
@@ -68,14 +88,19 @@ CATALOGUE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "axis_ratio": _F,  # b / a
     "position_angle": _F,  # deg, east of north
     "variance_map_available": _B,  # the file carried one
-    "psf_origin": _S,  # "file" (measured, in the file) or "table" (Gaussian of the survey's typical FWHM)
+    "psf_origin": pl.List(_S),  # one of PSF_ORIGINS
+    "fwhm_halfmax": pl.List(_F),  # arcsec: twice the radius at half maximum, of these pixels' PSF
+    "fwhm_moment": pl.List(_F),  # arcsec: of the Gaussian with the PSF's adaptive second moment; null without a stamp
     "psf_matched": _B,
     "target_psf_fwhm": _F,  # arcsec; null when not matched
     "psf_residual": _F,  # worst band's sum |matched - target| / sum target; null when not matched
     "sky_sigma": pl.List(_F),  # nJy per pixel, measured (MAD of sky pixels)
     "sky_sigma_over_plane": pl.List(_F),  # measured over what the variance plane says; null without a plane
+    "variance_scale": pl.List(_F),  # what the file's variance was multiplied by (1: it was right); null without a plane
     "noise_correlation": pl.List(_F),  # lag-1 correlation of neighbouring sky pixels along x
-    "quality": _F,  # [0, 1]: fraction of good pixels, worst band
+    "north_deg": _F,  # where north is, from +y towards -x; east is 90 deg further; null when unknown
+    "quality": _F,  # [0, 1]: see lensml/imaging/quality.py
+    "quality_limit": _S,  # what keeps the quality below 1, "" when nothing does
     "stack": _S,  # which stack of the folder
     "row": _I,  # which entry of the stack
 }
@@ -111,13 +136,16 @@ SHARD_INDEX: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
         for name in (
             *("instrument", "z_phot", "z_spec", "z_err", "seeing", "psf_fwhm", "pixel_scale", "sersic_index"),
             *("half_light_radius", "axis_ratio", "position_angle", "variance_map_available", "psf_origin"),
+            *("fwhm_halfmax", "fwhm_moment", "noise_correlation"),
             *("psf_matched", "target_psf_fwhm", "psf_residual", "quality"),
         )
     },
     "shard": _S,  # file name
     "flux_offset": _I,  # byte in the shard where the first code stands; as many as bands x stamp_pixels^2 follow
     "variance_offset": _I,
+    "psf_offset": _I,  # where the codes of the PSF stamps stand: bands x psf_pixels^2
     "stamp_pixels": _I,
+    "psf_pixels": _I,
 }
 
 # Per object and member: the logit of a trained network.

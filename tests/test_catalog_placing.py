@@ -18,7 +18,7 @@ FIELDS = ("g", "r", "VIS")
 def label_rows(ids, use="classify"):
     row = {name: "" for name, kind in schema.LABEL_TABLE.items() if kind == pl.String} | {
         "source": "s", "label_source": "sim:s", "label_confidence": 1.0, "use": use,
-        **dict.fromkeys(("ra", "dec", "flux_ratio", "theta_e_arcsec")),
+        **dict.fromkeys(("ra", "dec", "flux_ratio", "theta_e_arcsec", "z_lens")),
     }  # fmt: skip
     labels = ["lens" if i % 2 else "nonlens" for i in range(len(ids))]
     return pl.DataFrame({name: [value] * len(ids) for name, value in row.items()} | {"object_id": ids, "label": labels},
@@ -35,6 +35,7 @@ def split_rows(ids, splits):
 
 def params(**given):
     whole = {"objects_per_shard": 512, "stamp_pixels": 16, "pixel_scale_min": 0.1, "features": ["z_phot", "seeing"]}
+    whole |= {"common_pixel_scale": None, "psf_pixels": 7}
     return config.Shard(**(whole | {"bands": list(FIELDS)} | given))
 
 

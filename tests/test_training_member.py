@@ -21,7 +21,13 @@ from stages.train import train
 ROOT = Path(__file__).parents[1]
 BANDS, PIXELS = ["g", "r"], 16
 SHARD = config.Shard(
-    objects_per_shard=512, stamp_pixels=PIXELS, pixel_scale_min=0.1, features=["seeing"], bands=[*BANDS, "VIS"]
+    objects_per_shard=512,
+    stamp_pixels=PIXELS,
+    pixel_scale_min=0.1,
+    common_pixel_scale=None,
+    psf_pixels=25,
+    features=["seeing"],
+    bands=[*BANDS, "VIS"],
 )
 
 

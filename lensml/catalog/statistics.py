@@ -19,7 +19,7 @@ def fit(train: pl.DataFrame, params: config.Shard) -> Statistics:
 
     Returns
     -------
-    bands, stamp_pixels, pixel_scale_min : the network's channels, in order, and its grid
+    bands, stamp_pixels, pixel_scale_min, common_pixel_scale : the network's channels, in order, and its grid
     features : per feature {median, mean, std, missing}; missing is the share without a value
     counts : objects per label
     source_weights : per label source and label, see `source_weights`
@@ -37,6 +37,7 @@ def fit(train: pl.DataFrame, params: config.Shard) -> Statistics:
         "bands": list(params.bands),
         "stamp_pixels": params.stamp_pixels,
         "pixel_scale_min": params.pixel_scale_min,
+        "common_pixel_scale": params.common_pixel_scale,
         "features": {name: _describe(values(train, name)) for name in params.features},
         "counts": counts,
         "source_weights": source_weights(train),
