@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from lensml import schema
-from lensml.store import stamps, tables
+from lensml.store import planes, stamps, tables
 
 
 def batch(first, count, survey="hsc", bands=("g", "r"), pixels=12, psf_pixels=5, seed=0):
@@ -134,7 +134,7 @@ def test_a_broken_stack_is_one_contract_error(tmp_path, damage):
     elif damage == "float":
         tifffile.imwrite(path, np.zeros((6, 2, 12, 12), np.float32))
     else:
-        stamps.write_plane(path, np.zeros((3, 2, 12, 12), np.int16))
+        planes.write(path, np.zeros((3, 2, 12, 12), np.int16))
     with pytest.raises(schema.ContractError, match=r"hsc-00000.*again|hsc-00000.*Run the stage"):
         list(stamps.iterate(folder, 4))
 

@@ -1,103 +1,40 @@
-"""Stamps on disk: a catalogue and stacks of 16-bit TIFFs, thousands of objects to a file, read through a memory map."""
+"""Stamps on disk: a catalogue and stacks of 16-bit TIFFs, thousands of objects to a file; written and read in parts."""
 
+import io
+import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
 import numpy as np
 import polars as pl
-import tifffile
-from numpy.typing import NDArray
 
 from lensml import schema
-from lensml.store import quantisation, tables
+from lensml.store import planes, quantisation, tables
+from lensml.store.planes import Plane
+from lensml.store.stamp_batch import PLANES, Encoded, Stamps, coded, encode, lists
+
+__all__ = [
+    "CATALOGUE",
+    "PLANES",
+    "Encoded",
+    "StampWriter",
+    "Stamps",
+    "coded",
+    "encode",
+    "iterate",
+    "objects",
+    "read",
+    "read_catalogue",
+    "units",
+]
 
 CATALOGUE: Final = "catalogue.parquet"
-PLANES: Final = ("flux", "variance", "psf")
 _SPOOL: Final = ".spool"
-
-Float = NDArray[np.float32]
-Codes = NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class Stamps:
-    """A batch of one survey's objects with the same bands and the same shape.
-
-    Attributes
-    ----------
-    catalogue : schema.CATALOGUE; stack and row may be absent
-    flux : (object, band, y, x), nJy; 0 where bad
-    variance : (object, band, y, x), nJy^2; infinite where bad
-    psf : (object, band, py, px), unit sum, odd square, centre at py // 2; zeros where there is none
-    """
-
-    catalogue: pl.DataFrame
-    flux: Float
-    variance: Float
-    psf: Float
-
-    def __post_init__(self) -> None:
-        shape = (self.catalogue.height, len(self.bands))
-        for name in PLANES:
-            array = getattr(self, name)
-            if array.ndim != 4 or array.shape[:2] != shape:
-                raise ValueError(f"{name} must be (object, band, y, x) with {shape} first, got {array.shape}.")
-        if self.flux.shape != self.variance.shape:
-            raise ValueError(f"variance must have the flux's shape {self.flux.shape}, got {self.variance.shape}.")
-        if self.catalogue.select(pl.struct("survey", "bands").n_unique()).item() > 1:
-            raise ValueError("a batch of stamps must be of one survey and one set of bands, got several. Split it.")
-
-    @property
-    def survey(self) -> str:
-        return str(self.catalogue["survey"][0])
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        return tuple(self.catalogue["bands"][0]) if self.catalogue.height else ()
-
-    @property
-    def pixel_scale(self) -> NDArray[np.float64]:
-        """(object,), arcsec per pixel."""
-        return self.catalogue["pixel_scale"].to_numpy()
-
-    @property
-    def sky_sigma(self) -> NDArray[np.float64]:
-        """(object, band), nJy per pixel."""
-        return _lists(self.catalogue["sky_sigma"], len(self.bands))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Stamps as 16-bit codes, a quarter of the bytes: what a worker hands to the one process that writes."""
-
-    catalogue: pl.DataFrame
-    codes: dict[str, Codes]  # per plane, (object, band, y, x)
-
-    @property
-    def form(self) -> tuple[object, ...]:
-        """What objects of one stack share."""
-        first = self.catalogue.row(0, named=True)
-        return first["survey"], tuple(first["bands"]), *(self.codes[plane].shape[1:] for plane in PLANES)
-
-
-def encode(stamps: Stamps) -> Encoded:
-    """The 16-bit codes of a batch.
-
-    Raises
-    ------
-    ValueError
-        A flux, variance or PSF has no 16-bit code.
-    """
-    codes = {
-        "flux": quantisation.encode_flux(stamps.flux, stamps.sky_sigma),
-        "variance": quantisation.encode_variance(stamps.variance, stamps.sky_sigma),
-        "psf": quantisation.encode_psf(stamps.psf),
-    }
-    return Encoded(stamps.catalogue, codes)
+_GROUP_ROWS: Final = 8192  # of the catalogue that are read or written at once
 
 
 @dataclass
@@ -106,11 +43,11 @@ class _Stack:
     files: dict[str, IO[bytes]]
     shapes: dict[str, tuple[int, ...]]  # of one object
     rows: int = 0
-    catalogue: list[pl.DataFrame] = field(default_factory=list)
+    parts: int = 0  # of the catalogue
 
 
 class StampWriter:
-    """Write stamps at constant memory: codes go to a spool, and a full stack from there into its TIFFs.
+    """Write stamps at constant memory: codes and rows of the catalogue go to a spool, and from there to their files.
 
     A context manager; when its block ends well, `folder` holds the catalogue and the stacks. When it does not, the
     spool is removed and there is no catalogue.
@@ -119,15 +56,14 @@ class StampWriter:
     def __init__(self, folder: Path, objects_per_stack: int) -> None:
         if objects_per_stack < 1:
             raise ValueError(f"objects_per_stack must be at least 1, got {objects_per_stack}.")
-        self._folder, self._limit = folder, objects_per_stack
+        self._folder, self._spool, self._limit = folder, folder / _SPOOL, objects_per_stack
         self._open: dict[tuple[object, ...], _Stack] = {}
-        self._done: list[_Stack] = []
         self._names = 0
 
     def __enter__(self) -> "StampWriter":
         if (self._folder / CATALOGUE).exists():
             raise FileExistsError(f"{self._folder} must be empty, got a catalogue. Remove it first")
-        (self._folder / _SPOOL).mkdir(parents=True, exist_ok=True)
+        self._spool.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -137,10 +73,10 @@ class StampWriter:
                     self._finish(stack)
                 self._write_catalogue()
         finally:
-            for stack in [*self._open.values(), *self._done]:
+            for stack in self._open.values():
                 for file in stack.files.values():
                     file.close()
-            shutil.rmtree(self._folder / _SPOOL, ignore_errors=True)
+            shutil.rmtree(self._spool, ignore_errors=True)
 
     def append(self, stamps: Stamps | Encoded) -> None:
         """Add a batch.
@@ -164,11 +100,12 @@ class StampWriter:
         stack = self._stack(encoded)
         count = min(self._limit - stack.rows, encoded.catalogue.height - begin)
         for name, file in stack.files.items():
-            file.write(encoded.codes[name][begin : begin + count].tobytes())
+            file.write(np.ascontiguousarray(encoded.codes[name][begin : begin + count]).data)
         rows = pl.Series("row", range(stack.rows, stack.rows + count), dtype=pl.Int64)
         part = encoded.catalogue[begin : begin + count].with_columns(pl.lit(stack.name).alias("stack"), rows)
-        stack.catalogue.append(schema.check(part, schema.CATALOGUE, f"catalogue of {self._folder}"))
-        stack.rows += count
+        path = self._spool / f"{stack.name}.{stack.parts:07d}.parquet"
+        _write_part(schema.check(part, schema.CATALOGUE, f"catalogue of {self._folder}"), path)
+        stack.rows, stack.parts = stack.rows + count, stack.parts + 1
         if stack.rows == self._limit:
             self._finish(stack)
         return count
@@ -177,8 +114,7 @@ class StampWriter:
         if encoded.form not in self._open:
             name = f"{encoded.form[0]}-{self._names:05d}"
             self._names += 1
-            spool = self._folder / _SPOOL
-            files: dict[str, IO[bytes]] = {plane: (spool / f"{name}.{plane}").open("w+b") for plane in PLANES}
+            files: dict[str, IO[bytes]] = {p: (self._spool / f"{name}.{p}").open("w+b") for p in PLANES}
             self._open[encoded.form] = _Stack(name, files, {p: encoded.codes[p].shape[1:] for p in PLANES})
         return self._open[encoded.form]
 
@@ -186,67 +122,36 @@ class StampWriter:
         """Turn a stack's spool into its TIFFs."""
         (self._folder / stack.name).mkdir()
         for plane, file in stack.files.items():
-            file.flush()
-            codes = np.memmap(Path(file.name), dtype=np.int16, mode="r", shape=(stack.rows, *stack.shapes[plane]))
-            write_plane(self._folder / stack.name / f"{plane}.tif", codes)
-            del codes
+            shape = (stack.rows, *stack.shapes[plane])
+            planes.write_spooled(self._folder / stack.name / f"{plane}.tif", file, shape)
             file.close()
             Path(file.name).unlink()
         self._open = {key: value for key, value in self._open.items() if value is not stack}
-        self._done.append(stack)
 
     def _write_catalogue(self) -> None:
-        parts = [part for stack in sorted(self._done, key=lambda s: s.name) for part in stack.catalogue]
-        table = pl.concat(parts) if parts else pl.DataFrame(schema=schema.CATALOGUE)
-        twice = table.filter(pl.col("object_id").is_duplicated())
+        """All parts, by stack, as one table."""
+        parts = sorted(self._spool.glob("*.parquet"))
+        if not parts:
+            tables.write_parquet(pl.DataFrame(schema=schema.CATALOGUE), schema.CATALOGUE, self._folder / CATALOGUE)
+            return
+        table = pl.scan_parquet(parts)
+        twice = table.select("object_id").filter(pl.col("object_id").is_duplicated()).collect()
         if twice.height:
             raise schema.ContractError(
                 f"object_id must be unique, got {twice['object_id'][0]} twice ({self._folder}). Rename one."
             )
-        tables.write_parquet(table, schema.CATALOGUE, self._folder / CATALOGUE)
+        whole = self._spool / CATALOGUE
+        try:
+            table.sink_parquet(whole, compression="zstd", statistics=False, row_group_size=_GROUP_ROWS)
+        except pl.exceptions.PolarsError as error:  # a full disk, above all
+            raise OSError(f"{self._folder / CATALOGUE} must be written, got: {error}") from None
+        os.replace(whole, self._folder / CATALOGUE)
 
 
-def coded(stamps: Stamps) -> Stamps:
-    """The batch as it would be read back from disk: through the 16-bit codes, without the disk."""
-    flux = quantisation.encode_flux(stamps.flux, stamps.sky_sigma)
-    variance = quantisation.encode_variance(stamps.variance, stamps.sky_sigma)
-    return Stamps(
-        stamps.catalogue,
-        quantisation.decode_flux(flux, stamps.sky_sigma),
-        quantisation.decode_variance(variance, stamps.sky_sigma),
-        quantisation.decode_psf(quantisation.encode_psf(stamps.psf)),
-    )
-
-
-def write_plane(path: Path, codes: Codes) -> None:
-    """Write int16 codes (object, band, y, x) as one contiguous, uncompressed TIFF image series."""
-    # truncate: one directory for the whole series; a directory per plane would be 40,000 in a full stack
-    tifffile.imwrite(path, codes, photometric="minisblack", metadata={"axes": "TCYX"}, truncate=True)
-
-
-def open_plane(path: Path) -> Codes:
-    """Codes (object, band, y, x) through a memory map.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ContractError
-        It is no TIFF of ours, or truncated.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist, got none. Run the stage that writes it")
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            shape, kind, offset = series.get_shape(squeeze=False), series.dtype, series.dataoffset
-    except (tifffile.TiffFileError, IndexError, ValueError, KeyError) as error:
-        raise schema.ContractError(f"{path} must be a TIFF, got: {error}. Write it again.") from None
-    if kind != np.int16 or len(shape) != 4 or offset is None:
-        raise schema.ContractError(f"{path} must be a stack of int16 stamps, got {kind} {shape}. Write it again.")
-    if path.stat().st_size < offset + 2 * int(np.prod(shape)):
-        raise schema.ContractError(f"{path} must hold {shape} stamps, got a truncated file. Write it again.")
-    return np.memmap(path, dtype=series.dtype, mode="r", offset=offset, shape=shape)
+def _write_part(rows: pl.DataFrame, path: Path) -> None:
+    content = io.BytesIO()  # polars tells a full disk as an error of its own; Python's write as an OSError
+    rows.write_parquet(content, compression="lz4", statistics=False)
+    path.write_bytes(content.getbuffer())
 
 
 def read_catalogue(folder: Path) -> pl.DataFrame:
@@ -258,6 +163,32 @@ def read_catalogue(folder: Path) -> pl.DataFrame:
         See `lensml.store.tables.read_parquet`.
     """
     return tables.read_parquet(folder / CATALOGUE, schema.CATALOGUE)
+
+
+def objects(folder: Path) -> dict[str, int]:
+    """How many objects of each survey a folder of stamps holds.
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        The catalogue is missing or broken.
+    """
+    counted = _catalogue(folder).group_by("survey").len().sort("survey").collect()
+    return dict(counted.rows())
+
+
+def units(folder: Path, batch: int) -> Iterator[pl.DataFrame]:
+    """The catalogue in its order, `batch` or fewer rows of one stack at a time, at constant memory.
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        The catalogue is missing or broken.
+    """
+    for begin in range(0, sum(objects(folder).values()), _GROUP_ROWS):
+        rows = _catalogue(folder).slice(begin, _GROUP_ROWS).collect()
+        for part in rows.partition_by("stack", maintain_order=True):
+            yield from (part[first : first + batch] for first in range(0, part.height, batch))
 
 
 def iterate(folder: Path, batch: int) -> Iterator[Stamps]:
@@ -280,36 +211,45 @@ def read(folder: Path, rows: pl.DataFrame, batch: int = 256) -> Iterator[Stamps]
         A stack is missing or broken.
     """
     for part in rows.partition_by("stack", maintain_order=True):
-        planes = {plane: open_plane(folder / part["stack"][0] / f"{plane}.tif") for plane in PLANES}
-        _check_stack(folder, part, planes)
+        stack = {plane: planes.opened(folder / part["stack"][0] / f"{plane}.tif") for plane in PLANES}
+        _check_stack(folder, part, stack)
         for begin in range(0, part.height, batch):
-            yield _decode(part[begin : begin + batch], planes)
+            yield _decode(part[begin : begin + batch], stack)
 
 
-def _check_stack(folder: Path, part: pl.DataFrame, planes: dict[str, Codes]) -> None:
+def _check_stack(folder: Path, part: pl.DataFrame, stack: dict[str, Plane]) -> None:
     where = folder / part["stack"][0]
     bands = part["bands"].list.len().unique().to_list()
-    lengths = {codes.shape[0] for codes in planes.values()}
+    lengths = {plane.shape[0] for plane in stack.values()}
     last = int(part["row"].max())  # type: ignore[arg-type]
-    if len(lengths) > 1 or bands != [planes["flux"].shape[1]] or last >= min(lengths):
+    if len(lengths) > 1 or bands != [stack["flux"].shape[1]] or last >= min(lengths):
         raise schema.ContractError(
             f"{where} must agree with its catalogue, got stacks of {sorted(lengths)} objects for row {last} "
-            f"and {planes['flux'].shape[1]} bands for {bands}. Run the stage that writes it."
+            f"and {stack['flux'].shape[1]} bands for {bands}. Run the stage that writes it."
         )
 
 
-def _decode(rows: pl.DataFrame, planes: dict[str, Codes]) -> Stamps:
+def _decode(rows: pl.DataFrame, stack: dict[str, Plane]) -> Stamps:
     chosen = rows["row"].to_numpy()
-    sky_sigma = _lists(rows["sky_sigma"], planes["flux"].shape[1])
+    sky_sigma = lists(rows["sky_sigma"], stack["flux"].shape[1])
     return Stamps(
         rows,
-        quantisation.decode_flux(planes["flux"][chosen], sky_sigma),
-        quantisation.decode_variance(planes["variance"][chosen], sky_sigma),
-        quantisation.decode_psf(planes["psf"][chosen]),
+        quantisation.decode_flux(stack["flux"][chosen], sky_sigma),
+        quantisation.decode_variance(stack["variance"][chosen], sky_sigma),
+        quantisation.decode_psf(stack["psf"][chosen]),
     )
 
 
-def _lists(column: pl.Series, width: int) -> NDArray[np.float64]:
-    """A column of lists of equal length as (object, width)."""
-    values = column.explode().to_numpy() if len(column) else np.zeros(0)
-    return np.asarray(values, dtype=np.float64).reshape(len(column), width)
+def _catalogue(folder: Path) -> pl.LazyFrame:
+    """The catalogue, not yet read, its columns held against the contract."""
+    path = folder / CATALOGUE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist, got none. Run the stage that writes it")
+    try:
+        table = pl.scan_parquet(path)
+        schema.check(pl.DataFrame(schema=table.collect_schema()), schema.CATALOGUE, str(path))
+    except pl.exceptions.PolarsError as error:
+        raise schema.ContractError(
+            f"{path} must be Parquet, got {str(error).splitlines()[0]}. Write it again."
+        ) from None
+    return table.select(list(schema.CATALOGUE))
