@@ -50,10 +50,13 @@ def test_good_objects_pass_unchanged():
     assert np.allclose(stamps.psf.sum(axis=(-2, -1)), 1, atol=1e-6)
     row = stamps.catalogue.row(1, named=True)
     assert row["psf_fwhm"] == pytest.approx(4 * 0.168, rel=1e-3)
-    assert row["psf_origin"] == "file"
+    assert row["psf_origin"] == ["file", "file"]
+    assert row["fwhm_halfmax"] == pytest.approx([4 * 0.168] * 2, rel=1e-3)
+    assert row["fwhm_moment"] == pytest.approx([4 * 0.168] * 2, rel=1e-3)  # a Gaussian has one width
+    assert row["variance_scale"] == [1, 1]
     assert row["variance_map_available"] is True
     assert row["sky_sigma_over_plane"] == pytest.approx([1, 1], abs=0.1)
-    assert row["quality"] == 1
+    assert (row["quality"], row["quality_limit"]) == (1, "")
     missing = {name: kind for name, kind in schema.CATALOGUE.items() if name not in ("stack", "row")}
     assert schema.check(stamps.catalogue, missing, "test").height == COUNT
 
@@ -111,9 +114,45 @@ def test_without_planes_noise_is_measured_and_psf_is_the_table_s():
     row = stamps.catalogue.row(0, named=True)
     assert stamps.variance[0, 1, 0, 0] == pytest.approx(row["sky_sigma"][1] ** 2, rel=1e-5)
     assert row["sky_sigma_over_plane"] == [None, None]
-    assert row["psf_origin"] == "table"
+    assert row["psf_origin"] == ["table", "table"]
+    assert row["fwhm_halfmax"] == [HSC.bands["g"].psf_fwhm, HSC.bands["r"].psf_fwhm]
+    assert row["fwhm_moment"] == row["variance_scale"] == [None, None]
     assert row["seeing"] == HSC.bands["g"].psf_fwhm
     assert not stamps.psf.any()
+
+
+def test_a_band_without_a_psf_has_the_map_s_or_the_table_s_and_says_so():
+    given = batch(psf_fwhm=np.array([[np.nan, 0.9]] * COUNT))
+    given.psf[2, 1] = 0
+    given.psf[3, 0] = 0
+    stamps, refused = run(given)
+    assert refused == []
+    rows = stamps.catalogue["psf_origin"].to_list(), stamps.catalogue["fwhm_halfmax"].to_list()
+    assert (rows[0][2], rows[0][3]) == (["file", "map"], ["table", "file"])
+    assert rows[1][2][1] == 0.9
+    assert rows[1][3][0] == HSC.bands["g"].psf_fwhm
+    assert not stamps.psf[2, 1].any()
+
+
+def test_a_wrong_variance_plane_is_rescaled_to_the_sky_and_a_right_one_is_kept():
+    """As of resampled pixels: the file's sigma is three times the scatter; shot noise keeps its proportion."""
+    given = batch()
+    given.variance[:, 1] *= 9
+    given.variance[:, :, 10:20] *= 4
+    stamps, _ = run(given)
+    ratio = np.array(stamps.catalogue["sky_sigma_over_plane"].to_list())
+    scale = np.array(stamps.catalogue["variance_scale"].to_list())
+    assert ratio[:, 1] == pytest.approx(1 / 3, rel=0.1)
+    assert (scale[:, 0] == 1).all()
+    assert scale[:, 1] == pytest.approx(ratio[:, 1] ** 2, rel=1e-6)
+    assert np.sqrt(stamps.variance[:, 1, 0, 0]) == pytest.approx(9, rel=0.1)
+    assert stamps.variance[:, 1, 15] / stamps.variance[:, 1, 0] == pytest.approx(4, rel=1e-5)
+
+
+def test_north_travels_with_the_stamp():
+    given = batch(north_deg=np.array([0.0, 30.0, np.nan, 90.0, 180.0, -20.0]))
+    assert run(given)[0].catalogue["north_deg"].to_list() == [0.0, 30.0, None, 90.0, 180.0, -20.0]
+    assert run(batch())[0].catalogue["north_deg"].null_count() == COUNT
 
 
 def faults():
@@ -126,9 +165,8 @@ def faults():
         "constant": (lambda c: c.flux[2, 0].fill(3), "band g: sky noise must be positive"),
         "sentinel": (lambda c: c.flux[2, 0, 1].fill(1e20), "band g: flux must be within 1e[+]13 sky sigmas"),
         "tiny variance": (lambda c: c.variance[2, 0, 1].fill(1e-30), "band g: variance must be near the sky's"),
-        "psf zero": (lambda c: c.psf[2, 1].fill(0), "band r: PSF must be finite with a positive sum"),
-        "psf nan": (lambda c: c.psf[2, 1, 3].fill(np.nan), "band r: PSF must be finite with a positive sum"),
-        "psf flat": (lambda c: c.psf[2, 1].fill(1), "band r: PSF must fall to half"),
+        "psf nan": (lambda c: c.psf[2, 1].fill(np.nan), "band r: PSF must be finite with a positive sum"),
+        "psf flat": (lambda c: c.psf[2, 1].fill(1), "band r: PSF must be finite with a positive sum"),
     }
 
 

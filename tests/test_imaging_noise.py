@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from astropy.stats import mad_std
 from cutouts_folder import gaussian
+from scipy import ndimage
 
 from lensml.imaging import noise
 
@@ -61,6 +62,25 @@ def test_halo_of_a_galaxy_that_fills_its_stamp_is_no_noise():
     assert np.mean(found.sky_sigma) == pytest.approx(1, rel=0.12)
     assert np.mean(mad_std(flux, axis=(-2, -1))) > 2.5  # what a plain estimate says
     assert abs(np.mean(found.correlation)) < 0.2
+
+
+def test_slow_noise_of_resampled_pixels_keeps_its_sigma_beside_a_galaxy():
+    """As of Euclid's infrared: a third of the pixels made into all; a mean over 15 x 15 would take a twentieth."""
+    rng = np.random.default_rng(8)
+    flux = ndimage.zoom(rng.normal(size=(24, 2, 40, 40)), (1, 1, 3, 3), order=3)[..., 10:110, 10:110]
+    truth = flux.std()
+    flux = (flux + 300 * truth * gaussian((100, 100), 8.0, (49.5, 49.5)) * 100).astype(np.float32)
+    found = noise.measure(flux, np.zeros(flux.shape, dtype=bool))
+    assert np.mean(found.sky_sigma) == pytest.approx(truth, rel=0.03)
+    assert np.mean(found.correlation) == pytest.approx(0.85, abs=0.02)
+
+
+def test_a_steep_halo_on_slow_noise_is_no_noise():
+    rng = np.random.default_rng(9)
+    flux = ndimage.gaussian_filter(rng.normal(size=SHAPE), (0, 0, 0.8, 0.8), mode="wrap")
+    truth, radius = flux.std(), np.hypot(*(np.indices((64, 64)) - 31.5)) + 1
+    found = noise.measure((flux + 200 * truth / radius).astype(np.float32), none_bad())
+    assert np.mean(found.sky_sigma) == pytest.approx(truth, rel=0.12)
 
 
 def test_level_is_numpy_s_median():

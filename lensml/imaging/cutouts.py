@@ -8,12 +8,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lensml import config, schema
-from lensml.imaging import noise, photometry, psf_stamp
+from lensml.imaging import noise, photometry, psf_truth, quality
 from lensml.imaging.units import AB_NANOJANSKY
 from lensml.store.quantisation import BAD_LOG_VARIANCE, FLUX_LIMIT
 from lensml.store.stamps import Stamps
 
 Refused = list[tuple[str, str]]  # (object_id, reason in words)
+PerBand = NDArray[np.float64]  # (object, band)
 
 _REDSHIFTS: Final = ("z_phot", "z_spec", "z_err")
 _GIVEN: Final = ("ra", "dec", "sersic_index", "position_angle", "half_light_radius", "axis_ratio", "seeing")
@@ -29,9 +30,12 @@ class Cutouts:
     flux : (object, band, y, x) nJy, NaN allowed
     variance : (object, band, y, x) nJy^2, or None where the files have no such plane
     bad : (object, band, y, x), True = do not use
-    psf : (object, band, py, px), or None; any normalisation
+    psf : (object, band, py, px), or None; any normalisation, all zero where a band has none
     pixel_scale : (object,) arcsec
     metadata : object_id and any of the catalogue's scalar columns that the source knows
+    saturated : (object, band, y, x), True = beyond the detector's range (bad too), or None where nothing says so
+    psf_fwhm : (object, band) arcsec at half maximum, from a survey's map, NaN where there is none; or None
+    north_deg : (object,) where north is, from +y towards -x (east is 90 deg further), NaN unknown; or None
     """
 
     object_id: list[str]
@@ -44,27 +48,31 @@ class Cutouts:
     psf: NDArray[np.float32] | None
     pixel_scale: NDArray[np.float64]
     metadata: pl.DataFrame
+    saturated: NDArray[np.bool_] | None = None
+    psf_fwhm: NDArray[np.float64] | None = None
+    north_deg: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of a batch; the PSF's widths are in arcsec, the arrays lead with the object."""
+    """What was measured of a batch; the arrays lead with the object, PerBand is (object, band)."""
 
     noise: noise.Noise
-    over_plane: NDArray[np.float64] | None  # (object, band)
+    over_plane: PerBand | None
     variance: NDArray[np.float32]
-    psf: NDArray[np.float32]
-    psf_lost: NDArray[np.float64]  # (object, band)
-    fwhm: NDArray[np.float64]  # (object, band)
-    good_fraction: NDArray[np.float64]  # (object, band)
+    variance_scale: PerBand  # what the file's plane was multiplied by; NaN without a plane
+    psf: psf_truth.Psfs
+    good_fraction: PerBand
 
 
 def calibrate(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) -> tuple[Stamps, Refused]:
     """Stamps of the objects that can be used, and the others with the reason.
 
     A pixel is bad where the file says so, where flux or variance is not finite, or where the variance is not positive.
-    Without a variance plane the variance is the measured sky sigma squared; a plane is kept as it is and its ratio to
-    the measured noise goes into the catalogue. The sky level is not subtracted: cutouts are of sky-subtracted images.
+    Without a variance plane the variance is the measured sky sigma squared. A plane whose sky sigma is off the measured
+    one by more than `variance_tolerance` is wrong and is rescaled to it (Euclid's, of resampled pixels, by factors of 2
+    to 25); ratio and factor go into the catalogue. The sky level is not subtracted: cutouts are of sky-subtracted
+    images.
 
     Raises
     ------
@@ -85,9 +93,9 @@ def calibrate(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) 
     flux = np.where(cutouts.bad, np.float32(0), cutouts.flux)
     catalogue = _catalogue(cutouts, measured, survey, flux, convert)
     if keep.all():
-        return Stamps(catalogue, flux, measured.variance, measured.psf), refused
+        return Stamps(catalogue, flux, measured.variance, measured.psf.stamp), refused
     bands = slice(len(cutouts.bands) if keep.any() else 0)  # a batch of no objects has no bands
-    planes = (plane[keep][:, bands] for plane in (flux, measured.variance, measured.psf))
+    planes = (plane[keep][:, bands] for plane in (flux, measured.variance, measured.psf.stamp))
     return Stamps(catalogue.filter(keep), *planes), refused
 
 
@@ -103,16 +111,17 @@ def _measure(cutouts: Cutouts, survey: config.Survey, convert: config.Convert) -
     sigma2 = (found.sky_sigma**2).astype(np.float32)[..., None, None]
     plane = cutouts.variance if cutouts.variance is not None else sigma2
     variance = np.where(cutouts.bad, np.float32(np.inf), plane)
-    over_plane = noise.over_plane(found, variance) if cutouts.variance is not None else None
-    good_fraction = 1 - cutouts.bad.mean(axis=(-2, -1))
-    if cutouts.psf is None:
-        table = np.array([survey.bands[band].psf_fwhm for band in cutouts.bands])
-        fwhm = np.tile(table, (len(cutouts.object_id), 1))
-        none = np.zeros((*fwhm.shape, 1, 1), dtype=np.float32)
-        return _Measured(found, over_plane, variance, none, np.zeros(fwhm.shape), fwhm, good_fraction)
-    psf, lost = psf_stamp.normalise(psf_stamp.odd_square(cutouts.psf), convert.psf_pixels_max)
-    fwhm = psf_stamp.fwhm_halfmax(psf) * cutouts.pixel_scale[:, None]
-    return _Measured(found, over_plane, variance, psf, lost, fwhm, good_fraction)
+    over_plane, scale = None, np.full(found.sky_sigma.shape, np.nan)
+    if cutouts.variance is not None:
+        over_plane = noise.over_plane(found, variance)
+        scale = noise.plane_factor(over_plane, convert.variance_tolerance)
+        variance = (variance * scale[..., None, None]).astype(np.float32)
+    psf = psf_truth.of_file(
+        cutouts.psf, cutouts.psf_fwhm, cutouts.bands, cutouts.pixel_scale, survey, convert.psf_pixels_max
+    )
+    typical = np.array([survey.bands[band].psf_fwhm for band in cutouts.bands])
+    psf = psf_truth.with_stars(psf, cutouts.flux, found, cutouts.bad, cutouts.pixel_scale, typical, convert.stars)
+    return _Measured(found, over_plane, variance, scale, psf, 1 - cutouts.bad.mean(axis=(-2, -1)))
 
 
 def _reasons(cutouts: Cutouts, measured: _Measured, convert: config.Convert) -> list[str]:
@@ -130,9 +139,9 @@ def _reasons(cutouts: Cutouts, measured: _Measured, convert: config.Convert) -> 
         (~(measured.noise.sky_sigma > 0), "sky noise must be positive, got 0 (a constant image?)"),
         (brightest > FLUX_LIMIT, f"flux must be within {FLUX_LIMIT:g} sky sigmas, got more (an unmasked sentinel?)"),
         (_beyond_code(measured), "variance must be near the sky's, got a factor above 1e14 (an unmasked sentinel?)"),
-        (~np.isfinite(measured.psf_lost), "PSF must be finite with a positive sum, got none such"),
-        (measured.psf_lost > convert.psf_lost_max, f"PSF must fit into {convert.psf_pixels_max} pixels, got a wider"),
-        (~np.isfinite(measured.fwhm), "PSF must fall to half of its central pixel, got none such"),
+        (~np.isfinite(measured.psf.lost), "PSF must be finite with a positive sum, got none such"),
+        (measured.psf.lost > convert.psf_lost_max, f"PSF must fit into {convert.psf_pixels_max} pixels, got a wider"),
+        (~np.isfinite(measured.psf.fwhm_halfmax), "PSF must fall to half of its central pixel, got none such"),
     ]
     reasons = [""] * len(cutouts.object_id)
     for found, words in reversed(findings):
@@ -161,25 +170,33 @@ def _catalogue(
         "survey": cutouts.survey,
         "instrument": survey.instrument,
         "variance_map_available": cutouts.variance is not None,
-        "psf_origin": "table" if cutouts.psf is None else "file",
         "psf_matched": False,
         "target_psf_fwhm": None,
         "psf_residual": None,
     }
     light, shape = _photometry(cutouts, measured, flux, convert)
-    over_plane = measured.over_plane if measured.over_plane is not None else np.full(measured.fwhm.shape, np.nan)
+    psf, none = measured.psf, np.full(measured.good_fraction.shape, np.nan)
+    typical = np.array([survey.bands[band].sky_sigma_nJy for band in cutouts.bands])
+    shallowness = measured.noise.sky_sigma / typical
+    scores = quality.score(cutouts.bad, cutouts.saturated, shallowness, cutouts.pixel_scale, convert.quality)
     columns: dict[str, object] = {
         "object_id": cutouts.object_id,
         "bands": [list(cutouts.bands)] * count,
         "pixel_scale": cutouts.pixel_scale,
-        "psf_fwhm": np.median(measured.fwhm, axis=1),
+        "psf_fwhm": np.median(psf.fwhm_halfmax, axis=1),
+        "psf_origin": psf.origin.tolist(),
+        "fwhm_halfmax": _lists(psf.fwhm_halfmax),
+        "fwhm_moment": _lists(psf.fwhm_moment),
         "sky_sigma": _lists(measured.noise.sky_sigma),
-        "sky_sigma_over_plane": _lists(over_plane),
+        "sky_sigma_over_plane": _lists(none if measured.over_plane is None else measured.over_plane),
+        "variance_scale": _lists(measured.variance_scale),
         "noise_correlation": _lists(measured.noise.correlation),
-        "quality": measured.good_fraction.min(axis=1),
+        "north_deg": np.full(count, np.nan) if cutouts.north_deg is None else cutouts.north_deg,
+        "quality": scores.quality,
+        "quality_limit": scores.limit,
         **{name: [value] * count for name, value in constants.items()},
         **light,
-        **_metadata(cutouts, {"seeing": measured.fwhm.max(axis=1)} | shape),
+        **_metadata(cutouts, {"seeing": psf.fwhm_halfmax.max(axis=1)} | shape),
     }
     kinds = {name: kind for name, kind in schema.CATALOGUE.items() if name in columns}
     return pl.DataFrame({name: columns[name] for name in kinds}, schema=kinds, nan_to_null=True, strict=False)

@@ -2,10 +2,13 @@
 
 Sky pixels are those whose 5 x 5 mean is near their surroundings', sigma comes from the median absolute deviation from
 the sky pixels' mean over 15 x 15 (the halo of a galaxy that fills its stamp is no noise), the correlation from
-neighbours along x.
+neighbours along x. Pixels that were resampled have noise over many pixels, which such a mean takes for sky: where
+neighbours are much alike and no halo is steep, the deviation is from the median of each of four rings instead.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -15,6 +18,9 @@ from scipy import ndimage
 _WINDOW: Final = 5  # pixels
 _NEAR: Final = 3.0  # sigmas of the 5 x 5 means
 _SLOPE_WINDOW: Final = 15  # pixels; noise that is correlated over less keeps its sigma
+_RINGS: Final = 4  # of equal area
+_SLOW: Final = 0.4  # lag-1 correlation from which noise is slow
+_STEEP: Final = 2.0  # sigmas between two rings: a galaxy fills the stamp, and its halo is steep within a ring too
 _SIGMA_PER_MAD: Final = 1.482602218505602  # of a Gaussian
 _FEWEST: Final = 25  # sky pixels; below it all good pixels are taken
 
@@ -53,20 +59,73 @@ def measure(flux: Float, bad: Bool) -> Noise:
     level = _median(flux, good)
     offset = np.where(good, flux - _wide(np.nan_to_num(level)), np.float32(0))
     smooth = _mean(offset, _WINDOW)
-    sky = _near(smooth, good, good)
-    sky = _near(smooth - _background(offset, sky), sky, good)
-    residual = np.where(sky, offset - _background(offset, sky), np.float32(0))
+    first = _near(smooth, good, good)
+    found = _about(_background, offset, smooth, first, good)
+    slow = found.correlation > _SLOW
+    if slow.any():
+        part = (slow, None)
+        slow[slow] = (_steps(offset[part], first[part]) <= _STEEP)[:, 0]
+    if slow.any():
+        part = (slow, None)  # (plane, 1, y, x)
+        about_rings = _about(_rings, offset[part], smooth[part], first[part], good[part])
+        for name in ("level", "sky_sigma", "correlation", "sky"):
+            getattr(found, name)[slow] = getattr(about_rings, name)[:, 0]
+    return Noise(level + found.level, found.sky_sigma, found.correlation, found.sky)
+
+
+def _about(background: Callable[[Float, Bool], Float], offset: Float, smooth: Float, sky: Bool, good: Bool) -> Noise:
+    """The noise about a background made from the sky pixels so far."""
+    sky = _near(smooth - background(offset, sky), sky, good)
+    residual = np.where(sky, offset - background(offset, sky), np.float32(0))
     sky &= np.isfinite(residual)
     centre, sigma = _level_and_sigma(residual, sky)
-    level = level + _median(offset, sky)
-    return Noise(level, sigma, _correlation(residual - _wide(np.nan_to_num(centre)), sky, sigma), sky)
+    correlation = _correlation(residual - _wide(np.nan_to_num(centre)), sky, sigma)
+    return Noise(_median(offset, sky), sigma, correlation, sky)
+
+
+def _steps(offset: Float, sky: Bool) -> PerBand:
+    """Between the highest and the lowest ring, in sigmas; infinite where a ring has no sky pixel."""
+    level, sigma = _ring_medians(offset, sky), _level_and_sigma(offset, sky)[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        step = np.asarray(np.ptp(level, axis=-1) / sigma)
+    return np.where(np.isfinite(step), step, np.inf)
+
+
+def _rings(offset: Float, sky: Bool) -> Float:
+    """Median of the sky pixels in the ring of each pixel, (object, band, y, x), NaN without any."""
+    return _ring_medians(offset, sky)[..., _ring_of(offset.shape[-2], offset.shape[-1])]
+
+
+def _ring_medians(offset: Float, sky: Bool) -> Float:
+    """(object, band, ring), NaN where a ring has no sky pixel."""
+    ring = _ring_of(offset.shape[-2], offset.shape[-1])
+    found = [_median(offset[..., ring == k][..., None], sky[..., ring == k][..., None]) for k in range(_RINGS)]
+    return np.stack(found, axis=-1).astype(np.float32)
+
+
+@cache
+def _ring_of(height: int, width: int) -> NDArray[np.int64]:
+    """(y, x), which ring about the centre a pixel is of; all have the same area."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in (height, width))
+    radius = np.hypot(y[:, None], x)
+    edges = np.quantile(radius, np.arange(1, _RINGS) / _RINGS)
+    return np.searchsorted(edges, radius.ravel(), side="right").reshape(height, width)
 
 
 def over_plane(noise: Noise, variance: Float) -> PerBand:
     """Measured sky sigma over the median sigma that the variance plane gives the same pixels, (object, band)."""
-    median = _median(variance, noise.sky & np.isfinite(variance))
+    median = _median(*_thinned(variance, noise.sky & np.isfinite(variance)))
     with np.errstate(divide="ignore", invalid="ignore"):
         return noise.sky_sigma / np.sqrt(median)
+
+
+def plane_factor(over_plane: PerBand, tolerance: float) -> PerBand:
+    """What a variance plane is to be multiplied by so that it gives the sky the sigma that it has, (object, band).
+
+    1 where the plane's sigma is right to the share `tolerance` either way, or where there is nothing to compare.
+    """
+    wrong = (over_plane > 1 + tolerance) | (over_plane < 1 / (1 + tolerance))
+    return np.where(wrong & (over_plane > 0) & np.isfinite(over_plane), over_plane, 1.0) ** 2
 
 
 def _level_and_sigma(values: Float, chosen: Bool) -> tuple[PerBand, PerBand]:
@@ -87,11 +146,16 @@ def _median(values: Float, chosen: Bool) -> PerBand:
 
 def _near(smooth: Float, sky: Bool, good: Bool) -> Bool:
     """Good pixels whose local mean is near that of the pixels so far taken for sky; all good ones if they are few."""
-    centre, spread = _level_and_sigma(smooth, sky)
+    centre, spread = _level_and_sigma(*_thinned(smooth, sky))
     with np.errstate(invalid="ignore"):  # NaN where there is no background
         near = good & (np.abs(smooth - _wide(centre)) <= _wide(_NEAR * spread))
     enough = near.sum(axis=(-2, -1)) >= _FEWEST
     return np.where(enough[..., None, None], near, good)
+
+
+def _thinned(values: Float, chosen: Bool) -> tuple[Float, Bool]:
+    """Every second pixel either way, of what is alike from pixel to pixel: a quarter of the sorting."""
+    return values[..., ::2, ::2], chosen[..., ::2, ::2]
 
 
 def _background(offset: Float, sky: Bool) -> Float:

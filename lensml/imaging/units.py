@@ -20,6 +20,7 @@ _FLUX_UNITS: Final = {  # zero-point of a pixel's unit
     "nmgy": 22.5,
 }
 _COUNT_UNITS: Final = {"", "adu", "count", "counts", "counts/s", "cts", "dn", "dn/s", "e-", "e-/s", "e/s"} | {
+    "data value",  # of SWarp's coadds
     "electron",
     "electrons",
     "electron/s",
@@ -73,6 +74,25 @@ def pixel_scale_arcsec(header: Mapping[str, object], survey: config.Survey) -> f
     return round(scale, _SCALE_DECIMALS)
 
 
+def north_and_parity(header: Mapping[str, object]) -> tuple[float, bool] | None:
+    """Where north is and whether the image is mirrored; None without a WCS.
+
+    Returns
+    -------
+    north_deg : from +y towards -x, in (-180, 180]
+    mirrored : True where east is to the right of north (det CD > 0), as no sky is seen
+    """
+    matrix = _matrix(header)
+    if matrix is None:
+        return None
+    (a, b), (c, d) = matrix
+    determinant = a * d - b * c
+    if not determinant:
+        raise ValueError("the WCS must not be singular, got a CD matrix of determinant 0. Correct the WCS.")
+    x, y = -b / determinant, a / determinant  # the pixel step that leads north: CD^-1 (0, 1)
+    return math.degrees(math.atan2(-x, y)) + 0.0, determinant > 0  # + 0.0: no negative zero
+
+
 def _stated(header: Mapping[str, object]) -> dict[str, float]:
     """Every zero-point that the header states, by its card."""
     stated = {}
@@ -97,6 +117,10 @@ def _matrix(header: Mapping[str, object]) -> list[list[float]] | None:
     if "CDELT1" not in header and "CDELT2" not in header:
         return None
     step = [_number(header, "CDELT1"), _number(header, "CDELT2")]
+    if "CROTA2" in header and not any(f"PC{i}_{j}" in header for i in (1, 2) for j in (1, 2)):  # FITS 4.0, 8.3
+        turn = math.radians(_number(header, "CROTA2"))
+        cosine, sine = math.cos(turn), math.sin(turn)
+        return [[step[0] * cosine, -step[1] * sine], [step[0] * sine, step[1] * cosine]]
     return [[step[i] * _number(header, f"PC{i + 1}_{j + 1}", float(i == j)) for j in (0, 1)] for i in (0, 1)]
 
 
