@@ -1,34 +1,50 @@
-"""The network's grid: stamps of any survey brought to one size in pixels, fine pixels binned by whole factors."""
+"""The network's grid: stamps of any survey brought to one size in pixels.
+
+Either fine pixels are binned by whole factors, and each survey keeps a pixel scale of its own; or, where a common pixel
+scale is asked for, every survey is resampled to exactly that.
+"""
 
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from lensml.imaging import resample
+from lensml.imaging.frames import Frame
 from lensml.store.stamps import Stamps
 
 Float = NDArray[np.float32]
 
 SCALE_TOLERANCE: Final = 0.01  # a WCS's pixel scale strays this far over a field; it must not change the factor
+GOOD_SHARE_MIN: Final = 0.5  # of a new pixel: with less good it is bad
+_RATIO_DIGITS: Final = 5  # of new over old pixel scale: the border of 100 pixels moves by less than 0.01
 
 
-def on_grid(stamps: Stamps, stamp_pixels: int, pixel_scale_min: float) -> tuple[pl.DataFrame, Float, Float]:
+def on_grid(
+    stamps: Stamps, stamp_pixels: int, pixel_scale_min: float, common_pixel_scale: float | None = None
+) -> tuple[pl.DataFrame, Float, Float]:
     """Stamps on the network's grid: catalogue with its pixel_scale and sky_sigma, flux, variance.
 
     Noise of neighbouring pixels that is correlated (drizzling, PSF matching) adds up to more than its variances:
-    sky_sigma and variance grow by `binned_noise` of the catalogue's noise_correlation.
+    sky_sigma and variance grow by `binned_noise` of the catalogue's noise_correlation, or by `resample.noise`.
 
     Parameters
     ----------
     stamp_pixels : side of the grid
-    pixel_scale_min : arcsec; see `binning_factor`
+    pixel_scale_min : arcsec; see `binning_factor`; unused with a common scale
+    common_pixel_scale : arcsec that every survey is resampled to, a coarser one too; None: each is binned. The stamp's
+        centre stays the centre, but where the scale is a whole number of old pixels these are binned as `to_grid` does.
+        noise_correlation becomes that of the new pixels.
 
     Returns
     -------
     catalogue, flux (object, band, stamp_pixels, stamp_pixels) nJy, variance likewise nJy^2, infinite where bad
     """
+    if common_pixel_scale is not None:
+        return _resampled(stamps, stamp_pixels, common_pixel_scale)
     flux, variance, pixel_scale = to_grid(
         stamps.flux, stamps.variance, stamps.pixel_scale, stamp_pixels, pixel_scale_min
     )
@@ -41,17 +57,61 @@ def on_grid(stamps: Stamps, stamp_pixels: int, pixel_scale_min: float) -> tuple[
     return catalogue, flux, (variance * excess[..., None, None] ** 2).astype(np.float32)
 
 
+def psf_on_grid(
+    stamps: Stamps,
+    stamp_pixels: int,
+    pixel_scale_min: float,
+    psf_pixels: int,
+    common_pixel_scale: float | None = None,
+) -> Float:
+    """The PSFs that `on_grid` leaves: of a point source at the centre of the new grid's central pixel, its side // 2.
+
+    With an even binning factor that source falls between old pixels; see `resample.psf_to_frame`.
+
+    Parameters
+    ----------
+    psf_pixels : odd side
+    stamp_pixels, pixel_scale_min, common_pixel_scale : as of `on_grid`
+
+    Returns
+    -------
+    (object, band, psf_pixels, psf_pixels), unit sum, zeros where a band has no PSF
+
+    Raises
+    ------
+    ValueError
+        psf_pixels is even, or too few to hold half of a PSF.
+    """
+    if common_pixel_scale is None:
+        ratio = np.array([binning_factor(scale, pixel_scale_min) for scale in stamps.pixel_scale.tolist()], np.float64)
+    else:
+        ratio = common_pixel_scale / stamps.pixel_scale
+    psf = np.zeros((*stamps.psf.shape[:2], psf_pixels, psf_pixels), np.float32)
+    for rows, through in _maps(stamps, stamp_pixels, ratio):
+        psf[rows] = resample.psf_to_frame(stamps.psf[rows], through, psf_pixels)
+    return psf
+
+
 def usable(
-    stamps: Stamps, bands: list[str], stamp_pixels: int, pixel_scale_min: float
-) -> tuple[pl.DataFrame, Float, Float, pl.DataFrame]:
-    """What a network can be shown of a batch: `known_bands` of it `on_grid`; and (object_id, reason) of the others."""
+    stamps: Stamps,
+    bands: list[str],
+    stamp_pixels: int,
+    pixel_scale_min: float,
+    psf_pixels: int,
+    common_pixel_scale: float | None = None,
+) -> tuple[Stamps, pl.DataFrame]:
+    """What a network can be shown of a batch: `known_bands` of it `on_grid`, with `psf_on_grid`.
+
+    Returns
+    -------
+    stamps, and (object_id, reason) of the objects that cannot be shown
+    """
     chosen = known_bands(stamps, bands)
-    catalogue, flux, variance = on_grid(chosen, stamp_pixels, pixel_scale_min)
-    good: NDArray[np.bool_] = np.asarray(np.isfinite(variance).any(axis=(1, 2, 3)))
-    nothing = "no good pixel on the network's grid"
-    reason = nothing if chosen.bands else f"none of its bands ({', '.join(stamps.bands)}) is one of the network's"
-    left = catalogue.filter(~good).select("object_id", pl.lit(reason, pl.String).alias("reason"))
-    return catalogue.filter(good), flux[good], variance[good], left
+    catalogue, flux, variance = on_grid(chosen, stamp_pixels, pixel_scale_min, common_pixel_scale)
+    psf = psf_on_grid(chosen, stamp_pixels, pixel_scale_min, psf_pixels, common_pixel_scale)
+    good, left = _good(stamps, chosen, variance)
+    some = slice(None if good.any() else 0)  # an empty batch has no bands
+    return Stamps(catalogue.filter(good), *(plane[good][:, some] for plane in (flux, variance, psf))), left
 
 
 def known_bands(stamps: Stamps, bands: list[str]) -> Stamps:
@@ -124,7 +184,7 @@ def bin_pixels(flux: Float, variance: Float, factor: int) -> tuple[Float, Float]
     if factor == 1:
         return np.where(good, flux, np.float32(0)), variance
     share = _sum(good.astype(np.float32), factor) / factor**2
-    usable = share >= 0.5
+    usable = share >= GOOD_SHARE_MIN
     scale = np.where(usable, 1 / np.where(usable, share, 1), 0).astype(np.float32)
     total = _sum(np.where(good, variance, 0), factor) * scale**2
     return _sum(np.where(good, flux, 0), factor) * scale, np.where(usable, total, np.inf).astype(np.float32)
@@ -141,6 +201,54 @@ def binned_noise(correlation: NDArray[np.float64], factor: NDArray[np.int64]) ->
     for lag in range(1, int(factor.max(initial=1))):
         excess += 2 * np.clip(1 - lag / factor, 0, None) * correlation**lag
     return excess
+
+
+def _resampled(stamps: Stamps, stamp_pixels: int, pixel_scale: float) -> tuple[pl.DataFrame, Float, Float]:
+    """`on_grid` with a common pixel scale in arcsec."""
+    shape = (*stamps.flux.shape[:2], stamp_pixels, stamp_pixels)
+    flux, variance = np.zeros(shape, np.float32), np.full(shape, np.inf, np.float32)
+    sky_sigma, correlation = stamps.sky_sigma.copy(), _correlation(stamps)
+    for rows, through in _maps(stamps, stamp_pixels, pixel_scale / stamps.pixel_scale):
+        new = resample.to_frame(stamps.flux[rows], stamps.variance[rows], through, 1 - GOOD_SHARE_MIN)
+        noise = resample.noise(through, correlation[rows])
+        flux[rows] = new.flux
+        variance[rows] = new.variance * (noise.variance / noise.white).astype(np.float32)[..., None, None]
+        sky_sigma[rows] *= np.sqrt(noise.variance)
+        correlation[rows] = noise.neighbour
+    lists = pl.List(pl.Float64)
+    catalogue = stamps.catalogue.with_columns(
+        pl.lit(float(pixel_scale)).alias("pixel_scale"),
+        pl.Series("sky_sigma", sky_sigma.tolist(), dtype=lists),
+        pl.Series("noise_correlation", correlation.tolist(), dtype=lists),
+    )
+    return catalogue, flux, variance
+
+
+def _maps(
+    stamps: Stamps, stamp_pixels: int, ratio: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], resample.Resampling]]:
+    """Rows of a batch that have one `ratio` (object,) of new over old pixel scale, and the map that they share."""
+    rounded = np.array([float(f"{one:.{_RATIO_DIGITS}g}") for one in ratio.tolist()])
+    height, width = stamps.flux.shape[2:]
+    for one in np.unique(rounded).tolist():
+        centre = (_centre(height, stamp_pixels, one), _centre(width, stamp_pixels, one))
+        old, new = Frame(height, width, 1.0, centre=centre), Frame(stamp_pixels, stamp_pixels, one)
+        yield np.flatnonzero(rounded == one), resample.between(old, new)
+
+
+def _centre(length: int, side: int, ratio: float) -> float:
+    """Which pixel of an old axis is the centre of the new one: its own, or where whole pixels are binned `frame`'s."""
+    if not ratio.is_integer():
+        return (length - 1) / 2
+    return length // 2 - int(ratio) * side // 2 + (int(ratio) * side - 1) / 2
+
+
+def _good(stamps: Stamps, chosen: Stamps, variance: Float) -> tuple[NDArray[np.bool_], pl.DataFrame]:
+    """(object,) which of the chosen have a good pixel on the grid, and (object_id, reason) of the others."""
+    good: NDArray[np.bool_] = np.asarray(np.isfinite(variance).any(axis=(1, 2, 3)))
+    nothing = "no good pixel on the network's grid"
+    reason = nothing if chosen.bands else f"none of its bands ({', '.join(stamps.bands)}) is one of the network's"
+    return good, chosen.catalogue.filter(~good).select("object_id", pl.lit(reason, pl.String).alias("reason"))
 
 
 def _sum(image: Float, factor: int) -> Float:
