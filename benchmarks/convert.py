@@ -1,46 +1,31 @@
-"""`python -m benchmarks.convert`: stamps per second of `convert`, against a plain loop with astropy."""
+"""`python -m benchmarks.convert`: `convert`, and `convert` with `psf_match`, against plain loops on the same files."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from astropy.io import fits
 from astropy.stats import sigma_clipped_stats
 
+from benchmarks.folder import BANDS, in_processes, ours, write_folder
 from lensml import config
 from lensml.sources import SOURCES
-from lensml.sources.conversion import Account, convert_all
-from lensml.store.stamps import StampWriter
-
-BANDS = ("g", "r", "i", "z", "y")
+from lensml.store.parallel import in_order
 
 
-def write_folder(folder: Path, objects: int, pixels: int, psf_pixels: int) -> None:
-    """Objects of five bands with variance and PSF, in the `cutouts` contract."""
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    psf = np.exp(-(((np.indices((psf_pixels, psf_pixels)) - psf_pixels // 2) / 2.0) ** 2).sum(axis=0)).astype("f4")
-    for index in range(objects):
-        hdus: list[fits.PrimaryHDU | fits.ImageHDU] = [fits.PrimaryHDU()]
-        for band in BANDS:
-            image = fits.ImageHDU(rng.normal(size=(pixels, pixels)).astype("f4"), name=f"{band}_SCI")
-            image.header.update(MAGZERO=27.0, CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CD1_1=-4.6667e-5, CD2_2=4.6667e-5)
-            hdus += [image, fits.ImageHDU(np.ones((pixels, pixels), "f4"), name=f"{band}_VAR")]
-            hdus += [fits.ImageHDU(psf, name=f"{band}_PSF")]
-        fits.HDUList(hdus).writeto(folder / f"o{index:06d}.fits")
-    rows = "".join(f"o{index:06d},hsc\n" for index in range(objects))
-    (folder / "catalogue.csv").write_text("object_id,survey\n" + rows)
-
-
-def plain_loop(folder: Path, out: Path) -> None:
-    """Per object: open, unit, clipped statistics of every band, mask, write."""
-    out.mkdir()
-    for path in sorted(folder.glob("*.fits")):
+def plain_loop(folder: Path, out: Path, parts: int, part: int) -> None:
+    """Per object: open, unit, clipped statistics of every band, mask, write. Every `parts`-th object from `part` on."""
+    out.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.fits"))[part::parts]:
         planes = []
         with fits.open(path, memmap=False) as hdus:
             for band in BANDS:
@@ -53,51 +38,77 @@ def plain_loop(folder: Path, out: Path) -> None:
                 _, level, sigma = sigma_clipped_stats(flux, mask=bad)
                 planes.append((np.where(bad, 0, flux), np.where(bad, np.inf, variance), psf, level, sigma))
         names = ("flux", "variance", "psf", "level", "sigma")
-        np.savez(
-            out / path.stem,
-            **{f"{n}{k}": p for k, plane in enumerate(planes) for n, p in zip(names, plane, strict=True)},
-        )
+        np.savez(out / path.stem, **{n: np.stack(p) for n, p in zip(names, zip(*planes, strict=True), strict=True)})
 
 
-def ours(raw: Path, out: Path, params: config.Params) -> None:
-    account = Account()
-    with StampWriter(out, params.convert.objects_per_stack) as writer:
-        for converted in convert_all(SOURCES["cutouts"], "mine", raw, params.surveys, params.convert):
-            for encoded in converted.encoded:
-                writer.append(encoded)
-            account.add(converted)
-    account.check("mine", params.convert.refused_max)
+def plain_match(folder: Path, out: Path, pixels: float) -> None:
+    """The loop over what `plain_loop` wrote; see benchmarks.psf_match."""
+    from benchmarks import psf_match  # which imports this file
+
+    def objects() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        for path in sorted(folder.glob("*.npz")):
+            with np.load(path) as planes:
+                yield path.stem, planes["flux"], planes["variance"], planes["psf"]
+
+    psf_match.plain_loop(objects(), out, pixels)
 
 
-def seconds(function: Callable[..., None], *arguments: Any) -> float:
-    begin = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - begin
+def plain_part(folder: Path, out: Path, pixels: float | None, parts: int, part: int) -> None:
+    """Convert a part of the objects, and match them where there is a target."""
+    converted = out / f"converted{part}"
+    plain_loop(folder, converted, parts, part)
+    if pixels is not None:
+        plain_match(converted, out / "matched", pixels)
+
+
+def plain(folder: Path, out: Path, pixels: float | None, parts: int) -> None:
+    """In so many processes."""
+    out.mkdir()
+    list(in_order(partial(plain_part, folder, out, pixels, parts), range(parts), parts))
+
+
+def both(raw: Path, out: Path, params: config.Params) -> None:
+    """The two stages."""
+    from benchmarks import psf_match
+
+    ours(raw, out / "stamps", params)
+    psf_match.stage(out / "stamps", out / "matched", params, params.psf_match.jobs)
 
 
 def main(
-    objects: Annotated[int, typer.Option(min=8)] = 1000,
-    pixels: Annotated[int, typer.Option(min=16)] = 64,
-    jobs: Annotated[int, typer.Option(min=1)] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    objects: Annotated[int, typer.Option(min=8)] = 1024,
+    pixels: Annotated[int, typer.Option(min=56)] = 64,
+    turns: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
-    """Time both on the same files, in the same run; the target is 3 times."""
+    """Convert alone, and convert and psf_match together, on the same files in turns."""
+    from benchmarks.psf_match import compared, seconds
+
     warnings.simplefilter("ignore")
-    params = config.load(Path("params.yaml"))
-    params = params.model_copy(update={"convert": params.convert.model_copy(update={"jobs": jobs})})
+    values = config.load(Path("params.yaml"))
+    hsc = values.surveys["hsc"]
+    target = hsc.target_psf_fwhm / hsc.pixel_scale
+    alone: dict[str, float] = {}
+    together: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
-        write_folder(here / "in", objects, pixels, 41)
+        write_folder(here / "in", objects, pixels)
         source = config.CutoutsSource(kind="cutouts", path=str(here / "in"), files_per_archive=4096)
-        SOURCES["cutouts"].fetch(source, params.surveys, here / "raw")
-        plain, mine = np.inf, np.inf
-        for turn in range(rounds):  # in turns, so that other load meets both; the best counts
-            plain = min(plain, seconds(plain_loop, here / "in", here / f"plain{turn}"))
-            mine = min(mine, seconds(ours, here / "raw", here / f"ours{turn}", params))
-    print(f"convert, {objects} objects of {len(BANDS)} x {pixels} x {pixels} with variance and PSF, {jobs} processes")
-    for name, duration in (("plain astropy loop", plain), ("lensml", mine)):
-        print(f"{name:<20}{objects / duration:8.0f} objects/s {objects * len(BANDS) / duration:8.0f} stamps/s")
-    print(f"ratio {plain / mine:.1f} (target 3)")
+        SOURCES["cutouts"].fetch(source, values.surveys, here / "raw")
+        plain(here / "in", here / "warm", target, 2)  # the workers, who then stay
+        for turn in range(turns):
+            for count in (1, 2):
+                params = in_processes(values, count)
+                took = {
+                    ("plain loop", 0): seconds(plain, here / "in", here / f"p{turn}{count}", None, count),
+                    ("lensml", 0): seconds(ours, here / "raw", here / f"l{turn}{count}", params),
+                    ("plain loop", 1): seconds(plain, here / "in", here / f"pp{turn}{count}", target, count),
+                    ("lensml", 1): seconds(both, here / "raw", here / f"ll{turn}{count}", params),
+                }
+                for (name, which), duration in took.items():
+                    best, key = (alone, together)[which], f"{name}, {count} process"
+                    best[key] = min(duration, best.get(key, np.inf))
+    compared("convert", objects, alone)
+    compared("convert and psf_match", objects, together)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def theirs(folder: Path) -> Iterator[int]:
     """The same batches as webdataset makes them: decoded, to float32, stacked."""
     paths = [str(path) for path in sorted(folder.glob("*.tar"))]
     step = np.float32(quantisation.STEP)
-    samples = webdataset.WebDataset(paths, shardshuffle=False, empty_check=False).decode()
+    samples = webdataset.WebDataset(
+        paths, shardshuffle=False, empty_check=False, select_files=lambda name: ".psf." not in name
+    ).decode()
     for flux, variance in samples.to_tuple("flux.npy", "variance.npy").batched(BATCH):
         yield min(len(np.multiply(flux, step, dtype=np.float32)), len(np.multiply(variance, step, dtype=np.float32)))
 

@@ -11,7 +11,7 @@ from photutils.psf_matching import make_wiener_kernel
 from scipy.signal import fftconvolve
 
 from lensml import config
-from lensml.imaging import psf
+from lensml.imaging import psf, psf_stamp
 from lensml.store.stamps import Stamps
 
 PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")
@@ -49,21 +49,24 @@ def batch(
     variance: Array | None = None,
     bands: tuple[str, ...] = ("r",),
     correlation: float = 0.0,
+    fwhm: float | None = None,
 ) -> Stamps:
     """Objects of `flux` (object, band, y, x), one PSF per object for all its bands."""
     count = len(flux)
     per_band = [[1.0] * len(bands)] * count
+    measured = [[width] * len(bands) for width in psf_stamp.fwhm_halfmax(np.stack(psfs)) * SCALE]
     catalogue = pl.DataFrame(
         {
             "object_id": [f"o{i}" for i in range(count)],
             "survey": ["kids"] * count,
             "bands": [list(bands)] * count,
             "pixel_scale": [SCALE] * count,
-            "psf_fwhm": [0.7] * count,
+            "fwhm_halfmax": measured if fwhm is None else [[fwhm] * len(bands)] * count,
             "psf_matched": [False] * count,
             "sky_sigma": per_band,
             "noise_correlation": [[correlation] * len(bands)] * count,
             "quality": [1.0] * count,
+            "quality_limit": [""] * count,
         }
     )
     stack = np.stack([np.stack([p] * len(bands)) for p in psfs]).astype(np.float32)
@@ -175,13 +178,13 @@ def test_a_target_that_the_pixels_cannot_hold_is_refused() -> None:
     assert refused == [("o0", "target PSF must span 2 pixels, got 0.39 arcsec on pixels of 0.2 arcsec")]
 
 
-def test_without_a_psf_the_survey_s_typical_one_is_taken() -> None:
-    typical = survey().bands["r"].psf_fwhm
-    out, _ = psf.match(batch(star(64, typical, 32, 32), [gaussian(1) * 0]), survey(), params())
+def test_without_a_psf_a_gaussian_of_the_fwhm_that_is_told_is_taken() -> None:
+    told = batch(star(64, 0.8, 32, 32), [gaussian(1) * 0], fwhm=0.8)
+    out, _ = psf.match(told, survey(), params())
     np.testing.assert_allclose(out.flux[0, 0], star(64, 1.2, 32, 32)[0, 0], atol=1e-4 * star(64, 1.2, 32, 32).max())
     assert not out.psf.any()
-    with pytest.raises(ValueError, match=r"surveys\.kids\.bands must state the psf_fwhm of q"):
-        psf.match(batch(star(64, 0.7, 32, 32), [gaussian(1) * 0], bands=("q",)), survey(), params())
+    assert out.catalogue["fwhm_moment"].to_list() == [[None]]
+    assert out.catalogue["fwhm_halfmax"][0][0] == pytest.approx(1.2, rel=1e-4)
 
 
 def test_bad_pixels_are_filled_or_told() -> None:
@@ -197,6 +200,14 @@ def test_bad_pixels_are_filled_or_told() -> None:
     error = np.abs(out.flux - star(64, 1.2, 32, 32))[0, 0][~bad]
     assert error.max() < 0.02 * star(64, 1.2, 32, 32).max()
     assert out.catalogue["quality"][0] == pytest.approx(1 - bad.mean())
+    assert out.catalogue["quality_limit"][0] == "bad pixels"
+
+
+def test_quality_that_something_else_limits_more_is_kept() -> None:
+    shallow = batch(star(64, 0.7, 32, 32), [gaussian(0.7)])
+    told = shallow.catalogue.with_columns(quality=pl.lit(0.2), quality_limit=pl.lit("shallow"))
+    out, _ = psf.match(Stamps(told, shallow.flux, shallow.variance, shallow.psf), survey(), params())
+    assert out.catalogue.select("quality", "quality_limit").row(0) == (0.2, "shallow")
 
 
 def test_a_border_is_told_and_a_flat_sky_stays_flat() -> None:

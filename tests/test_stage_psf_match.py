@@ -24,7 +24,8 @@ def gaussian(fwhm_pixels: float, side: int = 25) -> NDArray[np.float64]:
     return np.asarray(image / image.sum())
 
 
-def catalogue(count: int, bands: list[str]) -> pl.DataFrame:
+def catalogue(fwhm: list[float], bands: list[str]) -> pl.DataFrame:
+    count = len(fwhm)
     each = [[1.0] * len(bands)] * count
     values = {
         "object_id": [f"s.{i:03d}" for i in range(count)],
@@ -33,9 +34,11 @@ def catalogue(count: int, bands: list[str]) -> pl.DataFrame:
         "pixel_scale": [0.2] * count,
         "sky_sigma": each,
         "noise_correlation": [[0.0] * len(bands)] * count,
+        "fwhm_halfmax": [[fwhm_pixels * 0.2] * len(bands) for fwhm_pixels in fwhm],
         "psf_matched": [False] * count,
-        "psf_origin": ["file"] * count,
+        "psf_origin": [["file"] * len(bands)] * count,
         "quality": [1.0] * count,
+        "quality_limit": [""] * count,
     }
     full = {name: values.get(name, [None] * count) for name in schema.CATALOGUE}
     return pl.DataFrame(full, schema=schema.CATALOGUE)
@@ -44,15 +47,24 @@ def catalogue(count: int, bands: list[str]) -> pl.DataFrame:
 def source(broad: tuple[int, ...] = (), count: int = 23) -> store.Stamps:
     rng = np.random.default_rng(1)
     flux = rng.normal(0, 1, (count, 2, 40, 40)).astype(np.float32)
-    psfs = np.stack([np.stack([gaussian(9.0 if i in broad else 3.4)] * 2) for i in range(count)])
-    return store.Stamps(catalogue(count, ["g", "r"]), flux, np.ones_like(flux), psfs.astype(np.float32))
+    fwhm = [9.0 if i in broad else 3.4 for i in range(count)]
+    psfs = np.stack([np.stack([gaussian(pixels)] * 2) for pixels in fwhm])
+    return store.Stamps(catalogue(fwhm, ["g", "r"]), flux, np.ones_like(flux), psfs.astype(np.float32))
 
 
-def run(folder: Path, stamps: store.Stamps, jobs: int = 1, refused_max: float = 0.2) -> tuple[Path, dict[str, Any]]:
+def run(
+    folder: Path, stamps: store.Stamps, jobs: int = 1, refused_max: float = 0.2, dask_scheduler: str | None = None
+) -> tuple[Path, dict[str, Any]]:
     with store.StampWriter(folder / "stamps", 8) as writer:
         writer.append(stamps)
     params = PARAMS.psf_match.model_copy(
-        update={"jobs": jobs, "batch_objects": 5, "refused_max": refused_max, "mode": "per_survey"}
+        update={
+            "jobs": jobs,
+            "batch_objects": 5,
+            "refused_max": refused_max,
+            "mode": "per_survey",
+            "dask_scheduler": dask_scheduler,
+        }
     )
     report = folder / "report.json"
     psf_match.function("s", folder / "stamps", params, PARAMS.surveys, 8, folder / "matched", report)
