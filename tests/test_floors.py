@@ -11,6 +11,7 @@ FLOORS = [
     {"ground"},
     {"store"},
     {"catalog", "imaging", "lensing"},
+    {"ingest"},
     {"sources", "models"},
     {"training"},
     {"evaluation"},

@@ -1,23 +1,33 @@
-"""From a work unit of a source to 16-bit codes, and the account of a whole conversion: refusals, noise, code errors."""
+"""From a work unit of a source to 16-bit codes, and the account of a whole conversion: refusals, noise, PSF, errors."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import polars as pl
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from lensml import config
 from lensml.imaging.cutouts import calibrate
-from lensml.sources.kind import SourceKind
+from lensml.ingest.kind import SourceKind
 from lensml.store import quantisation
+from lensml.store.parallel import in_order
+from lensml.store.sketch import Sketch
 from lensml.store.stamps import Encoded, Stamps, encode
 
 Errors = dict[tuple[str, str], tuple[float, float]]  # (survey, band) -> largest faint, largest bright
+
+_MEASURED: Final = {  # column of the catalogue -> its name in the report, and the quantiles that are given
+    "sky_sigma": ("sky_sigma_nJy", {"min": 0.0, "median": 0.5, "max": 1.0}),
+    "sky_sigma_over_plane": ("sky_sigma_over_plane", {"median": 0.5}),
+    "variance_scale": ("variance_scale", {"median": 0.5}),
+    "noise_correlation": ("noise_correlation", {"median": 0.5}),
+    "fwhm_halfmax": ("fwhm_halfmax_arcsec", {"median": 0.5}),
+    "fwhm_moment": ("fwhm_moment_arcsec", {"median": 0.5}),
+}
 
 
 @dataclass(frozen=True)
@@ -31,22 +41,35 @@ class Converted:
 
 @dataclass
 class Account:
-    """What happened to every object of a source."""
+    """What happened to every object of a source; memory grows with the refused only."""
 
     refused: list[tuple[str, str]] = field(default_factory=list)
     errors: Errors = field(default_factory=dict)
-    noise: list[pl.DataFrame] = field(default_factory=list)
+    converted: int = 0
+    limits: Counter[str] = field(default_factory=Counter)  # what keeps stamps below full quality
+    origins: dict[tuple[str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    measured: dict[tuple[str, str, str], Sketch] = field(default_factory=lambda: defaultdict(Sketch))
 
     def add(self, converted: Converted) -> None:
         self.refused += converted.refused
-        columns = ("survey", "bands", "sky_sigma", "sky_sigma_over_plane", "noise_correlation")
-        self.noise += [part.catalogue.select(columns) for part in converted.encoded]
         _largest(self.errors, converted.errors)
+        for part in converted.encoded:
+            self._add(part)
+
+    def _add(self, part: Encoded) -> None:
+        table = part.catalogue
+        survey, bands = table["survey"][0], table["bands"][0].to_list()
+        self.converted += table.height
+        self.limits.update(limit for limit in table["quality_limit"] if limit)
+        for row, band in enumerate(bands):
+            self.origins[survey, band].update(table["psf_origin"].list.get(row).to_list())
+            for name in _MEASURED:
+                self.measured[survey, band, name].add(table[name].list.get(row).fill_null(np.nan).to_numpy())
 
     def check(self, source: str, refused_max: float) -> None:
         """Raise ValueError when a larger share than `refused_max` was refused, or nothing is left."""
-        count = self._converted + len(self.refused)
-        if len(self.refused) > refused_max * count or not self._converted:
+        count = self.converted + len(self.refused)
+        if len(self.refused) > refused_max * count or not self.converted:
             reasons = Counter(reason for _, reason in self.refused).most_common(3)
             words = "; ".join(f"{times} x {reason}" for reason, times in reasons) or "the source has no objects"
             raise ValueError(
@@ -55,44 +78,36 @@ class Account:
             )
 
     def report(self) -> dict[str, Any]:
-        """For metrics/: counts, every refused object with its reason, and per survey and band noise and code errors."""
+        """For metrics/: counts, every refused object with its reason, and noise, PSF and code errors by band."""
         return {
-            "objects": self._converted + len(self.refused),
-            "converted": self._converted,
+            "objects": self.converted + len(self.refused),
+            "converted": self.converted,
             "refused": [{"object_id": name, "reason": reason} for name, reason in sorted(self.refused)],
+            "quality_limit": dict(sorted(self.limits.items())),
             "bands": self._bands(),
         }
 
-    @property
-    def _converted(self) -> int:
-        return sum(part.height for part in self.noise)
-
     def _bands(self) -> dict[str, dict[str, Any]]:
-        if not self.noise:
-            return {}
-        lists = ["bands", "sky_sigma", "sky_sigma_over_plane", "noise_correlation"]
-        long = pl.concat(self.noise).explode(lists).rename({"bands": "band"})
-        table = long.group_by("survey", "band").agg(
-            pl.len().alias("objects"),
-            pl.col("sky_sigma").median().alias("sky_sigma_nJy_median"),
-            pl.col("sky_sigma").min().alias("sky_sigma_nJy_min"),
-            pl.col("sky_sigma").max().alias("sky_sigma_nJy_max"),
-            pl.col("sky_sigma_over_plane").median().alias("sky_sigma_over_plane_median"),
-            pl.col("noise_correlation").median().alias("noise_correlation_median"),
-        )
         found: dict[str, dict[str, Any]] = {}
-        for row in table.sort("survey", "band").to_dicts():
-            survey, band = row.pop("survey"), row.pop("band")
+        for (survey, band), origins in sorted(self.origins.items()):
             faint, bright = self.errors[survey, band]
-            codes = {"code_error_faint_sky_sigma_max": faint, "code_error_bright_relative_max": bright}
-            found.setdefault(survey, {})[band] = row | codes
+            row: dict[str, Any] = {
+                "objects": origins.total(),
+                "psf_origin": dict(sorted(origins.items())),
+                "code_error_faint_sky_sigma_max": faint,
+                "code_error_bright_relative_max": bright,
+            }
+            for column, (name, levels) in _MEASURED.items():
+                sketch = self.measured[survey, band, column]
+                row |= {f"{name}_{word}": sketch.quantile(level) for word, level in levels.items()}
+            found.setdefault(survey, {})[band] = row
         return found
 
 
 def convert_all(
     kind: SourceKind, source: str, raw: Path, surveys: dict[str, config.Survey], convert: config.Convert
 ) -> Iterator[Converted]:
-    """Every work unit of a source, converted by `convert.jobs` processes, in the units' order whatever their number.
+    """Every work unit of a source, in the units' order, whatever does the work (`convert.jobs`, `dask_scheduler`).
 
     Raises
     ------
@@ -100,13 +115,13 @@ def convert_all(
         The raw folder is broken as a whole; see the source's `batches` and `read`.
     """
     units = kind.batches(source, raw, convert)
-    parallel = Parallel(n_jobs=convert.jobs, return_as="generator", batch_size=1)
-    done = parallel(delayed(convert_unit)(kind, source, raw, unit, surveys, convert) for unit in units)
+    work = partial(convert_unit, kind, source, raw, surveys, convert)
+    done = in_order(work, units, convert.jobs, convert.dask_scheduler)
     yield from tqdm(done, f"convert {source}", total=len(units), unit=" batches", disable=None)
 
 
 def convert_unit(
-    kind: SourceKind, source: str, raw: Path, unit: Any, surveys: dict[str, config.Survey], convert: config.Convert
+    kind: SourceKind, source: str, raw: Path, surveys: dict[str, config.Survey], convert: config.Convert, unit: Any
 ) -> Converted:
     """Read, calibrate and encode one work unit."""
     read = kind.read(source, raw, unit, surveys, convert)

@@ -20,6 +20,7 @@ _RANGES: Final = {  # closed
     "label_confidence": (0.0, 1.0),
     "flux_ratio": (0.0, 1.0),
     "theta_e_arcsec": (0.0, 3600.0),
+    "z_lens": (0.0, 20.0),
     "z_phot": (-1.0, 20.0),  # -1: missing
     "z_spec": (-1.0, 20.0),
     "z_err": (-1.0, 20.0),
@@ -28,6 +29,7 @@ _RANGES: Final = {  # closed
     "axis_ratio": (0.0, 1.0),
     "position_angle": (-360.0, 360.0),
     "seeing": (0.0, 60.0),
+    "magnitude": (-5.0, 45.0),  # AB, of whichever band a table is matched in
 }
 METADATA: Final = (
     *("z_phot", "z_spec", "z_err", "ra", "dec", "sersic_index", "half_light_radius", "axis_ratio"),
@@ -46,13 +48,34 @@ def read(folder: Path, surveys: Iterable[str]) -> pl.DataFrame:
     ContractError
         There are several catalogues, the file cannot be read, or it breaks the `cutouts` contract.
     """
-    path = find(folder)
+    return read_file(find(folder), surveys)
+
+
+def read_file(path: Path, surveys: Iterable[str], survey: str | None = None) -> pl.DataFrame:
+    """As `read`, of one file; `survey` is that of every row where the table has no such column.
+
+    Raises
+    ------
+    FileNotFoundError, ContractError
+        As `read`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a table, got no such file. Correct the path")
+    if path.suffix not in _READERS:
+        raise ContractError(f"{path} must be one of {', '.join(_READERS)}, got another kind of file. Convert it.")
     try:
         table = _READERS[path.suffix](path)
     except (pl.exceptions.PolarsError, ValueError, TypeError, IndexError, KeyError) as error:
         words = " ".join(str(error).split())[:200]
         raise ContractError(f"{path} must be a readable {path.suffix[1:]} table, got: {words}.") from None
-    return _checked(table, set(surveys), path).sort("survey", "object_id")
+    if survey is not None and "survey" not in table.columns:
+        table = table.with_columns(pl.lit(survey).alias("survey"))
+    return checked(table, surveys, path)
+
+
+def checked(table: pl.DataFrame, surveys: Iterable[str], where: Path) -> pl.DataFrame:
+    """A table with any of COLUMNS held against their contract; see `read`."""
+    return _checked(table, set(surveys), where).sort("survey", "object_id")
 
 
 def find(folder: Path) -> Path:
@@ -67,6 +90,28 @@ def find(folder: Path) -> Path:
     if not found[0].resolve().is_relative_to(folder.resolve()):
         raise ContractError(f"{found[0]} must not lead out of its folder, got a link to elsewhere. Copy the file.")
     return found[0]
+
+
+def claims(source: str, objects: pl.DataFrame) -> pl.DataFrame:
+    """What a table says of its objects, schema.EVIDENCE; an object without a label claims `unknown`.
+
+    Parameters
+    ----------
+    objects : COLUMNS
+    """
+    known = pl.col("label").is_not_null() & (pl.col("label") != "unknown")
+    placed = pl.col("ra").is_not_null() & pl.col("dec").is_not_null()
+    table = objects.with_columns(
+        pl.Series("object_id", [f"{source}.{name}" for name in objects["object_id"]], pl.String),
+        pl.lit(source).alias("source"),
+        pl.col("label").fill_null("unknown"),
+        pl.col("label_source").fill_null(f"obs:{source}"),
+        pl.col("label_confidence").fill_null(pl.when(known).then(1.0).otherwise(0.0)),
+        pl.when(placed).then(pl.col("frame").fill_null("icrs")).otherwise(pl.lit("")).alias("frame"),
+        *(pl.when(placed).then(name).alias(name) for name in ("ra", "dec")),
+        *(pl.col(name).fill_null("") for name in ("grade", "parent", "kind")),
+    )
+    return schema.check(table, schema.EVIDENCE, f"evidence of {source}")
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lensml.sources import download
+from lensml.ingest import download
 
 CONTENT = np.random.default_rng(3).bytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()

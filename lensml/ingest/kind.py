@@ -1,4 +1,4 @@
-"""What a kind of source is: four functions, the same for a simulation, a challenge and a user's folder."""
+"""What a kind of source is: the same few functions for a simulation, a survey, a challenge and a catalogue."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,18 @@ class Read:
 
 @dataclass(frozen=True)
 class SourceKind:
-    """The functions of a kind of source; a work unit of `batches` is picklable and at most a batch of objects."""
+    """The functions of a kind of source; a work unit of `batches` is picklable and at most a batch of objects.
+
+    Attributes
+    ----------
+    fetch : (the source's parameters, surveys, folder to write)
+    evidence : (source, raw folder) to schema.EVIDENCE about its own objects
+    batches, read : work units, and the pixels of one
+    sky_claims : (source, raw folder) to schema.SKY_CLAIMS, of a catalogue, which has no objects of its own; else None
+    """
 
     fetch: Callable[[Any, dict[str, config.Survey], Path], None]
     evidence: Callable[[str, Path], pl.DataFrame]
     batches: Callable[[str, Path, config.Convert], list[Any]]
     read: Callable[[str, Path, Any, dict[str, config.Survey], config.Convert], Read]
+    sky_claims: Callable[[str, Path], pl.DataFrame] | None = None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lensml.ingest import archive
 from lensml.schema import ContractError
-from lensml.sources import archive
 
 MIB = 2**20
 

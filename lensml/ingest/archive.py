@@ -18,6 +18,7 @@ from lensml.store import tables
 
 _BLOCK: Final = 512  # a tar is made of blocks of this many bytes (POSIX.1-1988)
 _EXTENSION_MAX: Final = 2**20  # bytes of a pax or GNU header: real ones hold a long name
+_MEMBER_MAX: Final = 8 * 2**30  # bytes of a file in a USTAR archive
 _DEPTH_MAX: Final = 2  # archives inside archives
 _EXTENSIONS: Final = (
     tarfile.XHDTYPE,
@@ -73,6 +74,18 @@ def pack(folder: Path, files: Sequence[Path | str], out_tar: Path) -> list[Membe
             _copy(tar, file, out_tar.name, name, path)
             for name, path in tqdm(sources.items(), "packing", unit=" files", disable=None)
         ]
+
+
+def pack_one(file: Path, name: str, out_tar: Path) -> list[Member]:
+    """Write one file under a name into an uncompressed tar.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    """
+    with out_tar.open("wb") as target, _writer(target) as tar:
+        return [_copy(tar, target, out_tar.name, name, file)]
 
 
 def repack(archive: Path, out_tar: Path, wanted: Callable[[str], bool], max_bytes: int) -> list[Member]:
@@ -235,6 +248,8 @@ def _copy(tar: tarfile.TarFile, file: IO[bytes], archive: str, name: str, source
 
 
 def _append(tar: tarfile.TarFile, file: IO[bytes], archive: str, name: str, size: int, content: IO[bytes]) -> Member:
+    if size >= _MEMBER_MAX:
+        raise ContractError(f"{name} must have less than {_MEMBER_MAX} bytes to be packed, got {size}. Split it.")
     header = tarfile.TarInfo(name)  # its times and owners are zero, its mode 0644
     header.size = size
     offset = file.tell() + _BLOCK
