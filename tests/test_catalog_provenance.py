@@ -15,10 +15,18 @@ from lensml.store import tables
 from stages.label_provenance import label_provenance
 
 RANKS = {"sim:": 3, "obs:": 2, "obs:castles": 4, "weak:": 1, "pretrain:": 0}
-RULES = config.LabelProvenance(claim_ranks=RANKS, confidence_min=0.5, one_sided_limit=0.98, one_sided_allowed=[])
+RULES = config.LabelProvenance(
+    match_arcsec=3.0,
+    duplicate_arcsec=2.0,
+    name_tolerance_arcsec=360.0,
+    claim_ranks=RANKS,
+    confidence_min=0.5,
+    one_sided_limit=0.98,
+    one_sided_allowed=[],
+)
 EMPTY: dict[str, Any] = {
     "survey": "hsc", "grade": "", "parent": "", "frame": "", "ra": None, "dec": None, "kind": "",
-    "flux_ratio": None, "theta_e_arcsec": None,
+    "flux_ratio": None, "theta_e_arcsec": None, "z_lens": None,
 }  # fmt: skip
 
 
@@ -84,6 +92,47 @@ def test_lens_facts_are_only_for_lenses() -> None:
     assert decide(lens, claim("one.1", "sim:b", "nonlens"))[0]["theta_e_arcsec"] is None
     assert decide(lens, claim("one.1", "obs:b", "nonlens", 0.9))[0]["flux_ratio"] is None
     assert decide(claim("one.1", "obs:a", "lens", 0.1, flux_ratio=0.2))[0]["flux_ratio"] is None
+    assert decide(claim("one.1", "obs:a", "lens", z_lens=0.3))[0]["z_lens"] == 0.3
+    assert decide(claim("one.1", "obs:a", "nonlens", z_lens=0.3))[0]["z_lens"] is None
+
+
+@pytest.mark.parametrize("observer", ["obs:lenscat", "weak:zoo"])
+@pytest.mark.parametrize("negative", [("weak:z", 0.9), ("obs:survey", 1.0), ("sim:a", 1.0)])
+def test_a_candidate_is_no_negative(observer: str, negative: tuple[str, float]) -> None:
+    rows = [claim("one.1", negative[0], "nonlens", negative[1]), claim("one.1", observer, "unknown", 0.0, grade="C")]
+    got, conflict = decide(*rows)
+    assert (got["label"], got["use"], got["label_source"], got["grade"]) == ("unknown", "report", observer, "C")
+    assert conflict is not None
+    assert conflict["rule"] == provenance.BY_CANDIDATE
+    assert conflict["claims"] == [f"{negative[0]}=nonlens@{negative[1]}", f"{observer}=unknown@0.0"]
+
+
+def test_who_is_no_candidate_leaves_a_negative_alone() -> None:
+    negative = claim("one.1", "weak:z", "nonlens")
+    ungraded = claim("one.1", "obs:survey", "unknown", 0.0)
+    simulated = claim("one.1", "sim:b", "unknown", 0.0, grade="C")
+    for other in (ungraded, simulated):
+        assert decide(negative, other)[0]["label"] == "nonlens"
+    candidate = claim("one.1", "obs:lenscat", "unknown", 0.0, grade="C")
+    assert decide(claim("one.1", "obs:slacs", "lens"), candidate)[0]["label"] == "lens"
+    assert decide(claim("one.1", "obs:slacs", "lens"), candidate)[1] is None
+
+
+def test_candidates_are_counted_by_grade_and_never_classified() -> None:
+    rows = [
+        claim("one.1", "obs:a", "unknown", 0.0),  # the survey that took the picture knows nothing
+        claim("one.1", "obs:lenscat", "unknown", 0.0, grade="probable"),
+        claim("one.2", "weak:z", "nonlens"),
+        claim("one.2", "obs:lenscat", "unknown", 0.0, grade="probable"),
+        claim("one.3", "obs:sled", "unknown", 0.0, grade="score 2"),
+        claim("one.4", "obs:sled", "lens", grade="A"),
+        claim("one.5", "pretrain:g", "unknown", 0.0),
+        claim("one.5", "obs:sled", "unknown", 0.0, grade="score 2"),
+    ]
+    decision = provenance.resolve(provenance.gather({"one": table(*rows)}), RULES)
+    assert decision.labels["use"].to_list() == ["report", "report", "report", "classify", "pretrain"]
+    assert decision.labels["grade"].to_list() == ["probable", "probable", "score 2", "A", ""]
+    assert provenance.report(decision)["candidate_grade"] == {"probable": 2, "score 2": 1}
 
 
 def slow_label(claims: list[dict[str, Any]]) -> str:
@@ -241,7 +290,7 @@ def test_stage_writes_claims_labels_conflicts_and_counts(tmp_path: Path, monkeyp
         claim("one.4", "pretrain:g", "unknown"),
         claim("one.5", "weak:z", "lens", 0.2),
     ]
-    kind = SimpleNamespace(evidence=lambda source, raw: table(*rows))
+    kind = SimpleNamespace(evidence=lambda source, raw: table(*rows), sky_claims=None)
     monkeypatch.setitem(SOURCES, "planted", kind)
     outs = [tmp_path / name for name in ("evidence", "labels", "conflicts", "report")]
     label_provenance.function({"one": tmp_path}, {"one": SimpleNamespace(kind="planted")}, RULES, *outs)
@@ -254,3 +303,40 @@ def test_stage_writes_claims_labels_conflicts_and_counts(tmp_path: Path, monkeyp
     assert report["label_source"]["obs:a"] == {"label": {"lens": 1, "nonlens": 1}, "use": {"classify": 2}}
     assert report["rule"] == {provenance.BY_RANK: 1}
     assert report["label_guessed_from_source"] == 0.5
+    assert report["catalogues"] == {}
+
+
+def test_stage_attaches_what_catalogues_of_the_sky_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [(10.0, 5.0), (20.0, 5.0), (30.0, 5.0), (40.0, 5.0)]
+    rows = [
+        claim(f"one.{n}", "weak:z", "nonlens", 0.6, frame="icrs", ra=ra, dec=dec) for n, (ra, dec) in enumerate(places)
+    ]
+    known = [("a", 10.0002, "lens", 1.0, ""), ("b", 20.0002, "unknown", 0.0, "probable"), ("c", 33.0, "lens", 1.0, "")]
+    nothing = {"name": "", "label_source": "obs:known", "kind": "", "z_text": "0.4", "reference": ""}
+    entries = [
+        {"entry": e, "ra": ra, "dec": 5.0, "label": label, "label_confidence": sure, "grade": grade, **nothing}
+        for e, ra, label, sure, grade in known
+    ]
+    catalogue = pl.DataFrame(entries, schema_overrides=schema.SKY_CLAIMS).select(
+        *(pl.col(n) if n in entries[0] else pl.lit(None, k).alias(n) for n, k in schema.SKY_CLAIMS.items())
+    )
+    objects = SimpleNamespace(evidence=lambda source, raw: table(*rows), sky_claims=None)
+    empty = schema.EVIDENCE
+    sky = SimpleNamespace(
+        evidence=lambda source, raw: pl.DataFrame(schema=empty), sky_claims=lambda source, raw: catalogue
+    )
+    monkeypatch.setitem(SOURCES, "planted", objects)
+    monkeypatch.setitem(SOURCES, "planted sky", sky)
+    outs = [tmp_path / name for name in ("evidence", "labels", "conflicts", "report")]
+    sources = {"one": SimpleNamespace(kind="planted"), "known": SimpleNamespace(kind="planted sky")}
+    label_provenance.function({"one": tmp_path, "known": tmp_path}, sources, RULES, *outs)
+    labels = tables.read_parquet(outs[1], schema.LABEL_TABLE)
+    assert labels["label"].to_list() == ["lens", "unknown", "nonlens", "nonlens"]
+    assert labels["source"].unique().to_list() == ["one"]
+    assert tables.read_parquet(outs[2], schema.CONFLICT_TABLE)["rule"].to_list() == [
+        provenance.BY_RANK,
+        provenance.BY_CANDIDATE,
+    ]
+    counts = tables.read_json(outs[3])["catalogues"]["known"]
+    assert (counts["entries"], counts["matched"], counts["unmatched"], counts["objects"]) == (3, 2, 1, 2)
+    assert counts["redshift_text"] == {"a number": 3}

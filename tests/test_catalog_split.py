@@ -37,7 +37,8 @@ def universe(count: int, seed: int = 0, parents: int = 0, lens_share: float = 0.
     )  # fmt: skip
     catalogue = filled(
         schema.CATALOGUE, count, object_id=labels["object_id"], survey=survey, pixel_scale=scale,
-        psf_fwhm=rng.uniform(0.1, 1.4, count), seeing=rng.uniform(0.1, 1.6, count), quality=np.ones(count),
+        psf_fwhm=rng.uniform(0.1, 1.4, count), seeing=rng.uniform(0.1, 1.6, count),
+        quality=np.ones(count), quality_limit=[""] * count,
         z_phot=np.where(rng.random(count) < 0.1, -1.0, rng.gamma(2, 0.4, count)), z_spec=np.full(count, -1.0),
         magnitude=[[None, m] for m in rng.normal(21, 1, count)],
     )  # fmt: skip
@@ -204,17 +205,22 @@ def test_what_is_left_out_says_why() -> None:
     label = pl.when(n < 10).then(pl.lit("unknown")).otherwise("label")
     labels = labels.with_columns(use.alias("use"), label.alias("label"))
     quality = pl.when(n == 11).then(0.69).when(n == 12).then(None).when(n == 13).then(0.7).otherwise("quality")
-    catalogue = catalogue.with_columns(quality.alias("quality")).filter(~n.is_in([0, 6, 14]))
+    limit = pl.when(n == 11).then(pl.lit("saturation")).otherwise(pl.lit(""))
+    catalogue = catalogue.with_columns(quality.alias("quality"), limit.alias("quality_limit"))
+    catalogue = catalogue.filter(~n.is_in([0, 6, 14]))
     made = split.make(labels, catalogue, PARAMS)
     reason = made["reason"].to_list()
     assert reason[:15] == [
-        *[split.REPORTED] * 5, "", split.NOT_CONVERTED, "", "", "", "", split.LOW_QUALITY, split.LOW_QUALITY, "",
+        *[split.REPORTED] * 5, "", split.NOT_CONVERTED, "", "", "", "",
+        f"{split.LOW_QUALITY}: saturation", split.LOW_QUALITY, "",
         split.NOT_CONVERTED,
     ]  # fmt: skip
     assert [bool(r) for r in reason] == [s == "" for s in made["split"]]
     assert [made["split"][i] for i in (5, 7, 8, 9)] == ["pretrain"] * 4
     report = split.report(made, labels)
-    assert report["left_out"] == {split.REPORTED: 5, split.NOT_CONVERTED: 2, split.LOW_QUALITY: 2}
+    assert report["left_out"] == {split.REPORTED: 5, split.NOT_CONVERTED: 2} | {
+        split.LOW_QUALITY: 1, f"{split.LOW_QUALITY}: saturation": 1,
+    }  # fmt: skip
     assert report["objects"] == 60
     assert sum(report["count"].values()) == 51  # type: ignore[attr-defined]
 

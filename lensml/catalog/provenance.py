@@ -9,12 +9,16 @@ import polars as pl
 from lensml import config, schema
 
 PRETRAIN: Final = "pretrain:"
+OBSERVED: Final = ("obs:", "weak:")  # claims about the sky, whose candidates count
 BY_RANK: Final = "the claim of the higher rank decides"
 BY_CONFIDENCE: Final = "of claims of equal rank the more confident decides"
 BY_NONE: Final = "claims of equal rank and confidence disagree: unknown"
 BELOW: Final = "claims below confidence_min label nothing"
+BY_CANDIDATE: Final = "a lens candidate is no negative: unknown"
 
 _ID = pl.col("object_id")
+_OF_LENSES: Final = ("flux_ratio", "theta_e_arcsec", "z_lens")
+_OF_CLAIM: Final = ("label_source", "label_confidence", "grade")
 _NO_NULLS = ("object_id", "source", "survey", "label", "label_source", "grade", "parent", "frame", "kind")
 
 
@@ -63,8 +67,9 @@ def resolve(evidence: pl.DataFrame, rules: config.LabelProvenance) -> Decision:
 
     A claim counts when it says lens or nonlens with at least `confidence_min` and is not for pretraining. Of the
     claims that count, those of the highest rank decide (`claim_ranks`, by the longest prefix of label_source), of
-    these the most confident; if these still differ the object is unknown. An object with a pretraining claim is used
-    for nothing else; one without a label is only reported.
+    these the most confident; if these still differ the object is unknown. A non-lens that an observer graded as a
+    candidate (an observed claim that is unknown and has a grade) is unknown, with that grade. An object with a
+    pretraining claim is used for nothing else; one without a label is only reported.
 
     Raises
     ------
@@ -77,19 +82,21 @@ def resolve(evidence: pl.DataFrame, rules: config.LabelProvenance) -> Decision:
     )  # fmt: skip
     _refuse_pretrain_labels(claims)
     objects = _objects(claims).with_columns(_use().alias("use"))
-    conflicts = objects.filter(pl.col("said") > 1).with_columns(_rule().alias("rule"))
+    conflicts = objects.filter((pl.col("said") > 1) | pl.col("spared")).with_columns(_rule().alias("rule"))
     return Decision(
         schema.check(objects, schema.LABEL_TABLE, "labels"), schema.check(conflicts, schema.CONFLICT_TABLE, "conflicts")
     )
 
 
 def report(decision: Decision) -> dict[str, object]:
-    """Counts per source, label, label_source, use and rule."""
+    """Counts per source, label, label_source, use and rule, and of candidates by grade."""
     labels, conflicts = decision.labels, decision.conflicts
+    candidates = labels.filter(pl.col("use") == "report", pl.col("grade") != "")
     return {
         "objects": labels.height,
         "label": _counts(labels, "label"),
         "use": _counts(labels, "use"),
+        "candidate_grade": _counts(candidates, "grade"),
         "rule": _counts(conflicts, "rule"),
         "conflicts": conflicts.height,
         "source": _crossed(labels, "source"),
@@ -170,8 +177,9 @@ def _objects(claims: pl.DataFrame) -> pl.DataFrame:
     objects = claims.group_by("object_id", maintain_order=True).agg(
         pl.col("source", "survey", "label", "label_source", "label_confidence", "grade").first(),
         *(pl.col(name).filter(pl.col(name) != "").first().fill_null("") for name in ("parent", "kind")),
-        *(pl.col(name).filter(same).drop_nulls().first() for name in ("flux_ratio", "theta_e_arcsec")),
+        *(pl.col(name).filter(same).drop_nulls().first() for name in _OF_LENSES),
         position.alias("position"),
+        pl.struct(_OF_CLAIM).filter(_is_candidate()).first().alias("candidate"),
         shown.alias("claims"),
         label.filter("says").n_unique().alias("said"),
         label.filter("counts").n_unique().alias("counting"),
@@ -179,11 +187,27 @@ def _objects(claims: pl.DataFrame) -> pl.DataFrame:
         label.filter(surest).n_unique().alias("surest"),
         pl.col("pretrain").any(),
     )
-    decided = pl.col("surest") == 1
-    return objects.unnest("position").with_columns(
-        pl.col("frame").fill_null(""),
+    return _spared(objects.unnest("position").with_columns(pl.col("frame").fill_null("")))
+
+
+def _is_candidate() -> pl.Expr:
+    observed = pl.any_horizontal(pl.col("label_source").str.starts_with(prefix) for prefix in OBSERVED)
+    return observed & (pl.col("label") == "unknown") & (pl.col("grade") != "")
+
+
+def _spared(objects: pl.DataFrame) -> pl.DataFrame:
+    """The objects with their label, unknown where undecided or where a candidate would be a negative."""
+    candidate = pl.col("candidate").is_not_null()
+    objects = objects.with_columns(
+        (candidate & (pl.col("surest") == 1) & (pl.col("label") == "nonlens")).alias("spared"),
+        (candidate & (pl.col("counting") == 0) & (pl.col("grade") == "") & ~pl.col("pretrain")).alias("graded"),
+    )
+    decided, by_candidate = (pl.col("surest") == 1) & ~pl.col("spared"), pl.col("spared") | pl.col("graded")
+    claim = {name: pl.col("candidate").struct.field(name) for name in _OF_CLAIM}
+    return objects.with_columns(
         pl.when(decided).then("label").otherwise(pl.lit("unknown")).alias("label"),
-        *(pl.when(decided).then(name).alias(name) for name in ("flux_ratio", "theta_e_arcsec")),
+        *(pl.when(decided).then(name).alias(name) for name in _OF_LENSES),
+        *(pl.when(by_candidate).then(value).otherwise(name).alias(name) for name, value in claim.items()),
     )
 
 
@@ -195,7 +219,8 @@ def _use() -> pl.Expr:
 def _rule() -> pl.Expr:
     by_claims = pl.when(pl.col("surest") == 1).then(pl.lit(BY_CONFIDENCE)).otherwise(pl.lit(BY_NONE))
     by_rank = pl.when(pl.col("top") == 1).then(pl.lit(BY_RANK)).otherwise(by_claims)
-    return pl.when(pl.col("counting") <= 1).then(pl.lit(BELOW)).otherwise(by_rank)
+    above = pl.when(pl.col("counting") <= 1).then(pl.lit(BELOW)).otherwise(by_rank)
+    return pl.when("spared").then(pl.lit(BY_CANDIDATE)).otherwise(above)
 
 
 def _counts(table: pl.DataFrame, column: str) -> dict[str, int]:

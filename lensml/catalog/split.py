@@ -93,9 +93,10 @@ def _members(labels: pl.DataFrame, catalogue: pl.DataFrame, split: config.Split)
             f"every object of the catalogues must have a row in the labels, got {strange.height} without, such as "
             f"{strange['object_id'][0]}. Run `dvc repro label_provenance`."
         )
-    facts = catalogue.select("object_id", "quality", *_FACTS, pl.lit(True).alias("converted"))
+    facts = catalogue.select("object_id", "quality", "quality_limit", *_FACTS, pl.lit(True).alias("converted"))
     low = (pl.col("quality") < split.quality_threshold).fill_null(True)
-    converted = pl.when(low).then(pl.lit(LOW_QUALITY)).otherwise(pl.lit(""))
+    why = pl.when(pl.col("quality_limit") != "").then(pl.lit(": ") + pl.col("quality_limit")).otherwise(pl.lit(""))
+    converted = pl.when(low).then(pl.lit(LOW_QUALITY) + why.fill_null("")).otherwise(pl.lit(""))
     labelled = pl.when(pl.col("converted").is_null()).then(pl.lit(NOT_CONVERTED)).otherwise(converted)
     reason = pl.when(pl.col("use") == "report").then(pl.lit(REPORTED)).otherwise(labelled)
     members = labels.sort("object_id").with_columns(groups.group_ids(labels.sort("object_id"), split.same_sky_arcsec))
