@@ -1,7 +1,7 @@
 """The main job on real survey files beside a simulated source, and the ensemble on their folders."""
 
+import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +10,28 @@ import polars as pl
 import pytest
 
 from tests import graph
-from tests.real_sample import FOLDERS, REAL, needs_real
+from tests.real_sample import CATALOGUES, PIXELS, REAL, needs_real
 
 pytestmark = [pytest.mark.graph, pytest.mark.xdist_group("real"), needs_real]
-ONE_SIDED = {"des_lrg": "nonlens", "kids_sdss": "nonlens", "hst_dinos": "lens", "hst_cosmos": "nonlens"}
-CHALLENGES = ("ground", "space")
+ONE_SIDED = ("hst_dinos", "hst_cosmos", "hst_delensed", "kids_sdss", "hsc_hst_blends", "cfht_sl2s")
+OBJECTS = {
+    "bologna_ground": 12, "bologna_space": 16, "cfht_sl2s": 1, "des_lrg": 5, "euclid_q1": 1, "hsc_stars": 10,
+    "hsc_hst_blends": 2, "hst_cosmos": 50, "hst_delensed": 22, "hst_dinos": 32, "hst_slacs": 2, "kids_field": 1,
+    "kids_sdss": 10,
+}  # fmt: skip
 
 
-def real(folders: Path) -> Callable[[dict[str, Any]], None]:
-    """Parameters with every real source beside the small simulated one."""
-
-    def change(params: dict[str, Any]) -> None:
-        graph.tiny(params)
-        for challenge in CHALLENGES:
-            params["sources"][f"bologna_{challenge}"] = {
-                "kind": "bologna", "challenge": challenge, "path": str(REAL / "bologna-challenge1"),
-                "mirrors": [], "sha256": None,
-            }  # fmt: skip
-        for name in ONE_SIDED:
-            params["sources"][name] = {"kind": "cutouts", "path": str(folders / name), "files_per_archive": 8192}
-        params["label_provenance"]["one_sided_allowed"] = list(ONE_SIDED)
-
-    return change
+def real(params: dict[str, Any]) -> None:
+    """Every real set and catalogue beside the small simulated source."""
+    graph.tiny(params)
+    params["sources"] |= copy.deepcopy({**PIXELS, **CATALOGUES})
+    params["sources"]["euclid_q1"]["bands"] = ["VIS"]  # what the ground sees is never made as sharp as VIS
+    params["label_provenance"]["one_sided_allowed"] = list(ONE_SIDED)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("folders")
-    for name, write in FOLDERS.items():
-        write(root / name.replace("-", "_"))
-    return root
-
-
-@pytest.fixture(scope="module")
-def done(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = graph.checkout(tmp_path_factory.mktemp("real"), real(folders))
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = graph.checkout(tmp_path_factory.mktemp("real"), real)
     graph.run(folder, "dvc", "repro")
     return folder
 
@@ -66,9 +53,7 @@ def test_simulated_and_real_labels_are_reported_apart(done: Path) -> None:
 def test_every_real_object_is_accounted_for(done: Path) -> None:
     labels = pl.read_parquet(done / "data/labels/labels.parquet")
     objects = dict(labels["source"].value_counts().iter_rows())
-    assert {name: objects[name] for name in objects if name != "simulated"} == {
-        "bologna_ground": 12, "bologna_space": 16, "des_lrg": 5, "kids_sdss": 10, "hst_dinos": 24, "hst_cosmos": 50,
-    }  # fmt: skip
+    assert {name: objects[name] for name in objects if name != "simulated"} == OBJECTS
     for name, count in objects.items():
         report = read_json(done / f"metrics/convert/{name}.json")
         assert report["converted"] + len(report["refused"]) == count
@@ -97,20 +82,31 @@ def test_no_sky_position_reaches_a_shard(done: Path) -> None:
 
 def test_a_one_sided_source_is_refused_by_name_unless_allowed(done: Path, tmp_path: Path) -> None:
     before = (done / "params.yaml").read_text()
-    graph.set_params(done, lambda p: p["label_provenance"].update(one_sided_allowed=["hst_dinos"]))
+    graph.set_params(done, lambda p: p["label_provenance"].update(one_sided_allowed=[*ONE_SIDED[1:]]))
     try:
         said = graph.run(done, "python", "-m", "stages.label_provenance", ok=False)
     finally:
         (done / "params.yaml").write_text(before)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
-    assert "des_lrg" in said.stderr
+    assert "hst_dinos" in said.stderr
 
 
-@pytest.mark.parametrize("name", ["hst-delensed", *FOLDERS])
-def test_real_folders_are_scored_as_they_are(done: Path, folders: Path, tmp_path: Path, name: str) -> None:
-    folder = REAL / name if name == "hst-delensed" else folders / name.replace("-", "_")
-    out = tmp_path / "candidates.parquet"
+def test_catalogues_label_what_stands_where_they_say(done: Path) -> None:
+    """The CFHT lens is in lenscat twice; the catalogues themselves are no objects."""
+    labels = pl.read_parquet(done / "data/labels/labels.parquet")
+    (row,) = labels.filter(pl.col("source") == "cfht_sl2s").to_dicts()
+    assert (row["label"], row["label_source"], row["use"]) == ("lens", "obs:lenscat", "classify")
+    assert not set(labels["source"]) & set(CATALOGUES)
+    told = read_json(done / "metrics/label_provenance.json")["catalogues"]
+    assert set(told) == set(CATALOGUES)
+    conflicts = pl.read_parquet(done / "data/labels/conflicts.parquet")
+    assert conflicts.filter(pl.col("object_id").str.starts_with("lenscat.")).height > 100
+    assert (conflicts["rule"] != "").all()
+
+
+def test_a_real_folder_is_scored_as_it_is(done: Path, tmp_path: Path) -> None:
+    folder, out = REAL / "hst-delensed", tmp_path / "candidates.parquet"
     graph.run(done, "lensml", "score", str(folder), "--out", str(out))
     table = pl.read_parquet(out)
     assert sorted(table["object_id"]) == sorted(pl.read_csv(folder / "catalogue.csv", infer_schema=False)["object_id"])
@@ -120,3 +116,9 @@ def test_real_folders_are_scored_as_they_are(done: Path, folders: Path, tmp_path
     assert table.filter(pl.col("reason") != "")["score"].is_null().all()
     assert scored.height >= 0.7 * table.height, table["reason"].to_list()
     assert np.all(np.diff(scored["score"].to_numpy()) <= 0)
+
+
+@pytest.mark.parametrize("name", ["euclid_q1", "hst_dinos", "des_lrg"])
+def test_a_contact_sheet_of_a_real_set_is_drawn(done: Path, tmp_path: Path, name: str) -> None:
+    graph.run(done, "lensml", "look", name, "--out", str(tmp_path / "sheet.png"))
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")

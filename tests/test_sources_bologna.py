@@ -20,6 +20,7 @@ from astropy.io import fits
 from lensml import config, schema
 from lensml.schema import ContractError
 from lensml.sources import SOURCES, bologna
+from tests import bad_server
 
 PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")
 REAL = Path(__file__).parents[1].parent / "shared" / "real" / "bologna-challenge1"
@@ -73,7 +74,7 @@ def _folder(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def _params(path: Path | None, challenge: str = "ground", **more: Any) -> config.BolognaSource:
-    keys = {"kind": "bologna", "challenge": challenge, "path": path and str(path), "mirrors": [], "sha256": None}
+    keys = {"kind": "bologna", "challenge": challenge, "path": path and str(path), "downloads": [], "lens_rule": None}
     return config.BolognaSource.model_validate(keys | more)
 
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path: Path) -> None:
         100003: ("plain FITS", {"G": b"<html>not found</html>"}),
         100004: ("two axes", {"G": _fits(np.ones((2, 11, 13)))}),
         100005: ("truncated", {"G": huge}),
-        100006: ("differ in shape", {"G": _fits(_pixels(1, "G", (5, 5)))}),
+        100006: ("one shape", {"G": _fits(_pixels(1, "G", (5, 5)))}),
         100007: ("END card", {"G": whole[:400]}),
     }
     files = {name: c for n, (_, change) in bad.items() for name, c in _ground(n, **change).items()} | _ground(100020)
@@ -202,7 +203,7 @@ def test_fetch_is_byte_stable_and_names_no_machine(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "in", _ground(100001) | {"classifications.csv": _labels({100001: 1})})
     for out in ("1", "2"):
         bologna.fetch(_params(folder), PARAMS.surveys, tmp_path / out)
-    for file in ("images.tar", "index.parquet", "MANIFEST.json"):
+    for file in ("files-00000.tar", "index.parquet", "MANIFEST.json"):
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
     assert str(tmp_path) not in (tmp_path / "1" / "MANIFEST.json").read_text()
 
@@ -211,9 +212,7 @@ def test_fetch_is_byte_stable_and_names_no_machine(tmp_path: Path) -> None:
     ("change", "error", "words"),
     [
         ({"path": "nowhere"}, FileNotFoundError, "nowhere must be"),
-        ({"path": None}, ValueError, "at least one address"),
-        ({"challenge": "space"}, ContractError, "images of the space challenge"),
-        ({"sha256": "0" * 64}, ValueError, "null for a folder"),
+        ({"challenge": "space"}, ContractError, "files of this kind of source"),
     ],
 )
 def test_fetch_refuses_in_words(tmp_path: Path, change: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -221,12 +220,6 @@ def test_fetch_refuses_in_words(tmp_path: Path, change: dict[str, Any], error: t
     params = _params(folder).model_copy(update=change)
     with pytest.raises(error, match=words):
         bologna.fetch(params, PARAMS.surveys, tmp_path / "raw")
-
-
-def test_a_local_archive_with_another_checksum_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "t.tar.gz").write_bytes(_tar_gz(_ground(100001)))
-    with pytest.raises(ValueError, match="must have sha256"):
-        bologna.fetch(_params(tmp_path / "t.tar.gz", sha256="0" * 64), PARAMS.surveys, tmp_path / "raw")
 
 
 def test_a_survey_without_constants_is_refused(tmp_path: Path) -> None:
@@ -254,13 +247,111 @@ def test_download_from_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         thread.start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         sha256 = hashlib.sha256(content).hexdigest()
-        params = _params(None, mirrors=[f"{address}/dead.tar.gz", f"{address}/t.tar.gz"], sha256=sha256)
+        download = {"mirrors": [f"{address}/dead.tar.gz", f"{address}/t.tar.gz"], "sha256": sha256}
+        params = _params(None, downloads=[download])
         raw = _fetched(tmp_path, params)
         server.shutdown()
         thread.join()
     assert bologna.evidence("bg", raw)["object_id"].to_list() == ["bg.100001"]
     assert sha256 in (raw / "MANIFEST.json").read_text()
     assert list((tmp_path / "data/resume/download").iterdir()) == []
+
+
+RULE = {"n_source_im_min": 0, "mag_eff_min": 1.6, "n_pix_source_min": 20}
+
+
+def _two(number: int) -> dict[str, bytes]:
+    """VIS 60 x 60 at 0.1 arcsec, NISP 20 x 20 at 0.3: one blob of the same flux in all, at the stamp's centre."""
+    files = {}
+    for band, side, scale in (("VIS", 60, 0.1), ("Y", 20, 0.3), ("J", 20, 0.3), ("H", 20, 0.3)):
+        y, x = (np.indices((side, side)) - (side - 1) / 2) * scale
+        blob = np.exp(-(x**2 + y**2) / 2 / 0.6**2)
+        noise = np.random.default_rng([number, ord(band[0])]).normal(0, 1e-5, blob.shape) * blob.max()
+        card = {"RA": 1e-4 * (number - 200000), "DEC": 0.0}
+        files[f"Public/EUC_{band}/imageEUC_{band}-{number}.fits"] = _fits(
+            1e-9 * (blob / blob.sum() + noise), scale / 3600, **card
+        )
+    return files
+
+
+def _truth_of_two(rows: dict[int, tuple[int, float, int]], header: bool) -> bytes:
+    """28 lines of comments, then 27 columns; some copies name them."""
+    names = [str(k) for k in range(27)]
+    places = {1: "ID", 12: "n_pix_source", 16: "n_source_im", 17: "mag_eff"}
+    for place, name in places.items():
+        names[place] = name
+    lines = [f"# {k}" for k in range(28)] + ([",".join(["", *names[1:]])] if header else [])
+    for index, (number, (images, magnification, pixels)) in enumerate(rows.items()):
+        values = ["0"] * 27
+        values[0], values[1], values[12] = str(index), str(number), str(pixels)
+        values[16], values[17] = str(images), str(magnification)
+        lines.append(",".join(values))
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_the_second_challenge_s_label_is_a_rule_and_not_a_column(tmp_path: Path, header: bool) -> None:
+    truth = {
+        200001: (1, 1.7, 21),
+        200002: (1, 1.6, 21),
+        200003: (0, 3.0, 99),
+        200004: (2, 2.0, 20),
+        200005: (4, 9.0, 99),
+    }
+    files = _two(200001) | _two(200005) | {"image_catalog2.0train.csv": _truth_of_two(truth, header)}
+    folder = _folder(tmp_path / "in", files)
+    table = bologna.evidence("b2", _fetched(tmp_path, _params(folder, "two", lens_rule=RULE)))
+    assert table.filter(pl.col("label") == "lens")["object_id"].to_list() == ["b2.200001", "b2.200005"]
+    assert set(table["label"]) == {"lens", "nonlens"}
+    assert set(table["frame"]) == {"bologna_two", ""}
+    looser = _params(folder, "two", lens_rule=RULE | {"mag_eff_min": 1.5})
+    bologna.fetch(looser, PARAMS.surveys, tmp_path / "2")
+    assert (bologna.evidence("b2", tmp_path / "2")["label"] == "lens").sum() == 3
+
+
+def test_the_infrared_of_the_second_challenge_is_resampled_to_the_visible_and_keeps_flux_and_place(
+    tmp_path: Path,
+) -> None:
+    truth = _truth_of_two({200001: (1, 2.0, 99), 200009: (1, 2.0, 99)}, True)
+    files = _two(200001) | {"image_catalog2.0train.csv": truth}
+    good, refused = _read(_fetched(tmp_path, _params(_folder(tmp_path / "in", files), "two", lens_rule=RULE)))
+    assert refused == {"bg.200009": "a label but no image"}
+    cutouts, row = good["bg.200001"]
+    assert cutouts.bands == ("VIS", "NIR_Y", "NIR_J", "NIR_H")
+    assert cutouts.flux.shape == (1, 4, 60, 60)
+    flux = np.where(cutouts.bad[row], 0, cutouts.flux[row]).astype(np.float64)
+    np.testing.assert_allclose(flux.sum(axis=(1, 2)), 1e-9 * MAGGIES_TO_NJY, rtol=2e-3)
+    y, x = np.indices((60, 60)) - 29.5
+    for band in flux:
+        assert abs((band * y).sum() / band.sum()) < 0.1
+        assert abs((band * x).sum() / band.sum()) < 0.1
+
+
+def test_the_second_challenge_from_a_bad_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pack and its corrected truth table are two downloads; every mirror but the last fails in its own way."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+    numbers = range(200001, 200013)
+    pack = _tar_gz({name: content for number in numbers for name, content in _two(number).items()})
+    truth = _truth_of_two({number: (number % 2, 2.0, 99) for number in numbers}, True)
+    files = {"datapack2.0train.tar.gz": pack, "image_catalog2.0train_v2.csv": truth}
+    with bad_server.serve(files) as server:
+        downloads = [{"mirrors": server.mirrors(name), "sha256": server.sha256(name)} for name in files]
+        params = _params(None, "two", downloads=downloads, lens_rule=RULE)
+        raw = _fetched(tmp_path, params)
+        wrong = _params(None, "two", downloads=[downloads[0] | {"sha256": "0" * 64}], lens_rule=RULE)
+        with pytest.raises(ConnectionError, match="must come whole"):
+            bologna.fetch(wrong, PARAMS.surveys, tmp_path / "not")
+    assert bologna.evidence("b2", raw)["label"].to_list() == ["lens", "nonlens"] * 6
+    good, refused = _read(raw)
+    assert (len(good), refused) == (12, {})
+    assert not (tmp_path / "not" / "MANIFEST.json").exists()
+
+
+def test_the_rule_is_stated_for_the_second_challenge_only(tmp_path: Path) -> None:
+    for challenge, rule in (("two", None), ("ground", RULE)):
+        with pytest.raises(ValueError, match="lens_rule must be stated"):
+            _params(tmp_path, challenge, lens_rule=rule)
 
 
 @needs_sample

@@ -1,28 +1,25 @@
-"""The Bologna strong lens finding challenge I, ground and space (Metcalf et al. 2019, A&A 625, A119)."""
+"""The Bologna strong lens finding challenges: I, ground and space (Metcalf et al. 2019, A&A 625, A119), and II."""
 
-import hashlib
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lensml import config, paths
-from lensml.imaging import units
-from lensml.imaging.cutouts import Cutouts
-from lensml.schema import EVIDENCE, ContractError, check
-from lensml.sources import archive, bologna_files, download
+from lensml import config
+from lensml.ingest import archive, bring, planes
+from lensml.ingest.batches import batched
+from lensml.ingest.kind import Read, SourceKind
+from lensml.ingest.planes import Band, Cutout
+from lensml.schema import EVIDENCE, check
+from lensml.sources import bologna_files
 from lensml.sources.bologna_files import Images
-from lensml.sources.kind import Read, SourceKind
-from lensml.store import tables
 
 MASKED: Final = 100.0  # what a masked pixel holds, 10^13 sigma
-_MAX_BYTES: Final = 64 * 2**30  # the largest set, 400,000 images, has 18 GB
 _LICENCE: Final = "none stated; cite Metcalf et al. 2019 (A&A 625, A119)"
+_FRAMES: Final = {"ground": "bologna", "space": "bologna", "two": "bologna_two"}  # I has one light cone
 _SAME_EVIDENCE: Final[dict[str, object]] = {
     "label_source": "sim:bologna",
     "grade": "",
@@ -30,11 +27,12 @@ _SAME_EVIDENCE: Final[dict[str, object]] = {
     "kind": "",
     "flux_ratio": None,
     "theta_e_arcsec": None,
+    "z_lens": None,
 }
 
 
 def fetch(params: config.BolognaSource, surveys: dict[str, config.Survey], out: Path) -> None:
-    """Bring the challenge's images and truth tables into one tar, from a folder, an archive or the first good mirror.
+    """Bring the challenge's images and truth tables into tars, from a folder, an archive or mirrors.
 
     Raises
     ------
@@ -42,26 +40,10 @@ def fetch(params: config.BolognaSource, surveys: dict[str, config.Survey], out: 
         There is no such data, it is damaged, or its checksum is another.
     """
     _survey(params.challenge, surveys)
-    out.mkdir(parents=True, exist_ok=True)
-    if params.path is None:
-        file, sha256 = download.get(params.mirrors, params.sha256, Path(paths.DOWNLOAD), _MAX_BYTES)
-        members = _from_archive(params, file, out)
-        manifest = {"urls": params.mirrors, "sha256": sha256, "bytes": file.stat().st_size}
-    elif Path(params.path).is_dir():
-        members = _from_folder(params, Path(params.path), out)
-        tar = out / "images.tar"
-        manifest = {"path": Path(params.path).name, "sha256": _sha256(tar), "bytes": tar.stat().st_size}
-    else:
-        file = Path(params.path)
-        manifest = {"path": file.name, "sha256": _checked(file, params.sha256), "bytes": file.stat().st_size}
-        members = _from_archive(params, file, out)
-    if not any(bologna_files.is_image(member.name, params.challenge) for member in members):
-        raise ContractError(f"{params.path or params.mirrors[0]} must hold images of the {params.challenge} challenge.")
-    archive.write_index(members, out / "index.parquet")
-    known = {"challenge": params.challenge, "licence": _LICENCE, "verified": params.sha256 is not None}
-    tables.write_json(manifest | known, out / "MANIFEST.json")
-    if params.path is None:
-        file.unlink()  # only now: until here the download need not be repeated
+    rule = None if params.lens_rule is None else params.lens_rule.model_dump()
+    bring.packed(
+        params, lambda name: _wanted(name, params.challenge), _LICENCE, out, challenge=params.challenge, lens_rule=rule
+    )
 
 
 def evidence(source: str, raw: Path) -> pl.DataFrame:
@@ -88,7 +70,7 @@ def evidence(source: str, raw: Path) -> pl.DataFrame:
                 "survey": survey,
                 "label": {True: "lens", False: "nonlens", None: "unknown"}[labels.get(number)],
                 "label_confidence": 1.0 if number in labels else 0.0,
-                "frame": "bologna" if place else "",
+                "frame": _FRAMES[_challenge(raw)] if place else "",
                 "ra": place[0] if place else None,
                 "dec": place[1] if place else None,
             }
@@ -108,76 +90,51 @@ def batches(source: str, raw: Path, convert: config.Convert) -> list[tuple[Image
 def read(
     source: str, raw: Path, unit: tuple[Images, ...], surveys: dict[str, config.Survey], convert: config.Convert
 ) -> Read:
-    """Images in nJy; pixels of value 100 are bad. There is no variance plane and no PSF."""
+    """Images in nJy; pixels of value 100 are bad. There is no variance plane and no PSF.
+
+    The infrared bands of challenge II have pixels three times as large: they are resampled to those of VIS.
+    """
     name = f"bologna_{_challenge(raw)}"
     survey = _survey(_challenge(raw), surveys)
-    good: list[_Stamp] = []
+    opened: dict[str, Cutout] = {}
     refused = []
     for images in unit:
+        object_id = f"{source}.{images.number}"
         try:
-            good.append(_stamp(source, raw, images, survey, convert))
+            opened[object_id] = _cutout(raw, images, survey, convert)
         except ValueError as error:
-            refused.append((f"{source}.{images.number}", str(error)))
-    alike = itertools.groupby(sorted(good, key=lambda s: s.alike), key=lambda s: s.alike)
-    return Read([_cutouts(source, name, list(stamps)) for _, stamps in alike], refused)
+            refused.append((object_id, str(error)))
+    return Read(batched(source, name, opened, pl.DataFrame({"object_id": list(opened)})), refused)
 
 
 KIND: Final = SourceKind(fetch, evidence, batches, read)
 
 
-@dataclass(frozen=True)
-class _Stamp:
-    object_id: str
-    bands: tuple[str, ...]
-    flux: NDArray[np.float32]  # (band, y, x) nJy
-    bad: NDArray[np.bool_]
-    pixel_scale: float
-
-    @property
-    def alike(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        return self.flux.shape, self.bands
-
-
-def _stamp(source: str, raw: Path, images: Images, survey: config.Survey, convert: config.Convert) -> _Stamp:
+def _cutout(raw: Path, images: Images, survey: config.Survey, convert: config.Convert) -> Cutout:
     if not images.members:
         raise ValueError("a label but no image")
-    read_in = [bologna_files.image(archive.read(raw, member), survey, convert) for _, member in images.members]
-    bands = tuple(band for band, _ in images.members)
-    pixels = [image for image, _ in read_in]
-    if len({image.shape for image in pixels}) > 1:
-        raise ValueError(f"bands {', '.join(bands)} differ in shape: {', '.join(str(p.shape) for p in pixels)}")
-    for (band, image), (other, twin) in itertools.combinations(zip(bands, pixels, strict=True), 2):
+    contents = {band: archive.read(raw, member) for band, member in images.members}
+    read_in = {band: bologna_files.image(content, survey, convert) for band, content in contents.items()}
+    for (band, (image, *_)), (other, (twin, *_)) in itertools.combinations(read_in.items(), 2):
         if image.tobytes() == twin.tobytes():
             raise ValueError(f"bands {band} and {other} are byte-identical")
-    cube = np.stack(pixels).astype(np.float64)  # (band, y, x)
-    bad = (cube == MASKED) | ~np.isfinite(cube)
-    flux = np.where(bad, 0, cube * 10 ** (0.4 * (units.AB_NANOJANSKY - survey.zero_point))).astype(np.float32)
-    return _Stamp(f"{source}.{images.number}", bands, flux, bad, read_in[0][1])
+    return planes.assemble({band: _band(*parts) for band, parts in read_in.items()})
 
 
-def _cutouts(source: str, survey: str, stamps: list[_Stamp]) -> Cutouts:
-    ids = [stamp.object_id for stamp in stamps]
-    return Cutouts(
-        object_id=ids,
-        source=source,
-        survey=survey,
-        bands=stamps[0].bands,
-        flux=np.stack([stamp.flux for stamp in stamps]),
-        variance=None,
-        bad=np.stack([stamp.bad for stamp in stamps]),
-        psf=None,
-        pixel_scale=np.array([stamp.pixel_scale for stamp in stamps]),
-        metadata=pl.DataFrame({"object_id": ids}),
-    )
+def _band(image: planes.Image, factor: float, frame: dict[str, Any]) -> Band:
+    bad = (image == MASKED) | ~np.isfinite(image)
+    flux = planes.scaled(np.where(bad, 0, image.astype(np.float64)), factor)
+    return Band(flux=flux, bad=bad, **frame)
 
 
 def _contents(raw: Path) -> tuple[dict[int, Images], dict[int, bool]]:
-    members, challenge = archive.read_index(raw / "index.parquet"), _challenge(raw)
-    return bologna_files.objects(members, challenge), bologna_files.labels(raw, members, challenge)
+    members, told = bring.members(raw), bring.facts(raw)
+    objects = bologna_files.objects(members, told["challenge"])
+    return objects, bologna_files.labels(raw, members, told["challenge"], told["lens_rule"])
 
 
 def _challenge(raw: Path) -> str:
-    return str(tables.read_json(raw / "MANIFEST.json")["challenge"])
+    return str(bring.facts(raw)["challenge"])
 
 
 def _survey(challenge: str, surveys: dict[str, config.Survey]) -> config.Survey:
@@ -186,30 +143,5 @@ def _survey(challenge: str, surveys: dict[str, config.Survey]) -> config.Survey:
     return surveys[f"bologna_{challenge}"]
 
 
-def _from_archive(params: config.BolognaSource, file: Path, out: Path) -> list[archive.Member]:
-    return archive.repack(file, out / "images.tar", lambda name: _wanted(name, params.challenge), _MAX_BYTES)
-
-
-def _from_folder(params: config.BolognaSource, folder: Path, out: Path) -> list[archive.Member]:
-    if params.sha256 is not None:
-        raise ValueError("sha256 must be null for a folder, got one: it is the checksum of an archive.")
-    files = [path.relative_to(folder) for path in folder.rglob("*.*") if not path.is_dir()]
-    return archive.pack(folder, [f for f in files if _wanted(f.as_posix(), params.challenge)], out / "images.tar")
-
-
 def _wanted(name: str, challenge: str) -> bool:
     return bologna_files.is_image(name, challenge) or bologna_files.is_truth(name, challenge)
-
-
-def _checked(file: Path, sha256: str | None) -> str:
-    if not file.exists():
-        raise FileNotFoundError(f"{file} must be the challenge's folder or archive, got nothing there. Correct path.")
-    found = _sha256(file)
-    if sha256 not in (None, found):
-        raise ValueError(f"{file} must have sha256 {sha256}, got {found}. Get it anew or correct sha256.")
-    return found
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """Simulated stamps as a survey would deliver them: arrays per survey in counts, and the truth of each object."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ from tqdm import tqdm
 
 from lensml import config
 from lensml.imaging.cutouts import Cutouts
+from lensml.ingest.kind import Read, SourceKind
 from lensml.schema import EVIDENCE, ContractError
-from lensml.sources.kind import Read, SourceKind
-from lensml.sources.simulated_objects import TRUTH, Unit, counts_of, njy_per_count, simulate
+from lensml.sources.simulated_objects import TRUTH, Counts, Unit, counts_of, njy_per_count, simulate
 from lensml.store import tables
+from lensml.store.parallel import in_order
 
 _LABEL_SOURCE: Final = {"lens": "sim:lensml", "nonlens": "sim:lensml", "unknown": "pretrain:lensml"}
 MANIFEST: Final = "MANIFEST.json"
@@ -30,15 +32,12 @@ def fetch(params: config.SimulatedSource, surveys: dict[str, config.Survey], out
     ContractError
         A survey or a band is not in the parameters, or a population cannot be drawn.
     """
-    from joblib import Parallel, delayed
-
     for name in params.surveys:
         _check(name, params, surveys)
     out.mkdir(parents=True, exist_ok=True)
     counts = {name: counts_of(params, name) for name in params.surveys}
     units = [u for name, c in counts.items() for u in _units(name, sum(c), params.batch_objects)]
-    parallel = Parallel(n_jobs=params.jobs, return_as="generator")
-    found = parallel(delayed(simulate)(u, counts[u.survey], params, surveys[u.survey]) for u in units)
+    found = in_order(partial(_simulated, params, surveys, counts), units, params.jobs)
     truth = []
     for unit, (arrays, rows) in tqdm(zip(units, found, strict=True), "simulating", len(units), disable=None):
         for key in _ARRAYS:
@@ -46,6 +45,12 @@ def fetch(params: config.SimulatedSource, surveys: dict[str, config.Survey], out
         truth.append(rows)
     tables.write_parquet(pl.concat(truth or [pl.DataFrame(schema=TRUTH)]), TRUTH, out / "truth.parquet")
     _write_manifest(params, out)
+
+
+def _simulated(
+    params: config.SimulatedSource, surveys: dict[str, config.Survey], counts: dict[str, Counts], unit: Unit
+) -> tuple[dict[str, NDArray[Any]], pl.DataFrame]:
+    return simulate(unit, counts[unit.survey], params, surveys[unit.survey])
 
 
 def evidence(name: str, raw: Path) -> pl.DataFrame:
@@ -57,6 +62,7 @@ def evidence(name: str, raw: Path) -> pl.DataFrame:
         label_source=pl.col("label").replace_strict(_LABEL_SOURCE), label_confidence=pl.lit(1.0), grade=pl.lit(""),
         parent=name + "." + pl.col("parent"), frame=pl.lit(""), ra=nothing, dec=nothing, kind="kind",
         flux_ratio="flux_ratio", theta_e_arcsec="theta_e_arcsec",
+        z_lens=pl.when(pl.col("label") == "lens").then("z_spec"),
     ).select(*EVIDENCE)  # fmt: skip
 
 
