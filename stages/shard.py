@@ -49,10 +49,17 @@ def shard(
 
 def _write(batch: stamps.Stamps, params: config.Shard, writers: dict[str, shards.ShardWriter]) -> pl.DataFrame:
     """Put a batch on the grid and into its splits; returns (object_id, reason) of what cannot be."""
-    catalogue, flux, variance, left = grid.usable(batch, params.bands, params.stamp_pixels, params.pixel_scale_min)
-    for (split,), part in catalogue.with_row_index("at").group_by("split", maintain_order=True):
+    shown, left = grid.usable(
+        batch,
+        params.bands,
+        params.stamp_pixels,
+        params.pixel_scale_min,
+        params.psf_pixels,
+        params.common_pixel_scale,
+    )
+    for (split,), part in shown.catalogue.with_row_index("at").group_by("split", maintain_order=True):
         chosen = part["at"].to_numpy()
-        writers[str(split)].append(part, flux[chosen], variance[chosen])
+        writers[str(split)].append(part, shown.flux[chosen], shown.variance[chosen], shown.psf[chosen])
     return left
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from test_store_shards import pixels, rows, written
+from scipy.signal import convolve2d
+from test_store_shards import pixels, psfs, rows, written
 
 from lensml import config, schema
 from lensml.catalog import statistics
@@ -19,9 +20,11 @@ def split(tmp_path):
     labels = pl.Series("label", ["lens", "nonlens", "lens"] * 7)
     one = rows(21, z_phot=0.3).with_columns(labels)
     two = rows(2, ("VIS",), "euclid", label="unknown", label_source="pretrain:x", label_confidence=0.0)
-    folder = written(tmp_path / "train", (one, *pixels(21)), (two, *pixels(2, 1, seed=4)), per_shard=8)
+    parts = (one, *pixels(21), psfs(21)), (two, *pixels(2, 1, seed=4), psfs(2, 1, seed=4))
+    folder = written(tmp_path / "train", *parts, per_shard=8)
     index = read_index(folder)
     params = {"objects_per_shard": 512, "stamp_pixels": 16, "pixel_scale_min": 0.1, "bands": BANDS}
+    params |= {"common_pixel_scale": None, "psf_pixels": 7}
     facts = statistics.fit(index, config.Shard(features=["z_phot", "pixel_scale"], **params))
     return folder, index, facts | {"stamp_pixels": 8}
 
@@ -46,22 +49,42 @@ def test_every_object_once_an_epoch_with_its_own_values(split):
     assert batches.object_ids == index["object_id"].to_list()
 
 
-def test_pixels_belong_to_their_row_up_to_a_turn_which_flux_and_variance_share(split):
+def test_pixels_belong_to_their_row_up_to_a_turn_which_flux_variance_and_psf_share(split):
     folder, _, facts = split
-    plain = next(iter(Batches(folder, facts, 23, seed=None, variance=True).epoch(5)))
+    names = ("stamps", "log_variance", "psf")
+    plain = next(iter(Batches(folder, facts, 23, seed=None, variance=True, psf=True).epoch(5)))
     np.testing.assert_array_equal(plain["row"], np.arange(23))
-    for batch in Batches(folder, facts, 8, seed=3, variance=True).epoch(1):
+    assert plain["psf"].shape == (23, 4, 5, 5)
+    assert torch.equal(plain["psf"].sum(dim=(2, 3))[1:21].round(decimals=5), torch.tensor([[1.0, 1, 1, 0]] * 20))
+    for batch in Batches(folder, facts, 8, seed=3, variance=True, psf=True).epoch(1):
         for n, row in enumerate(batch["row"].tolist()):
-            pairs = [
-                (torch.rot90(plain[name][row], k, (1, 2)), torch.rot90(plain[name][row], k, (1, 2)).flip(2))
-                for name in ("stamps", "log_variance")
-                for k in range(4)
-            ]
-            ways = [way for pair in pairs for way in pair]
-            flux = [torch.equal(batch["stamps"][n], way) for way in ways[:8]]
-            variance = [torch.equal(batch["log_variance"][n], way) for way in ways[8:]]
-            assert sum(flux) == 1
-            assert flux == variance
+            same = {name: [torch.equal(batch[name][n], way) for way in eight(plain[name][row])] for name in names}
+            assert sum(same["stamps"]) == 1
+            if row not in (0, 21):  # the first PSF of each part misses a band, which a turn of nothing is like
+                assert same["stamps"] == same["psf"]
+            assert same["stamps"] == same["log_variance"]
+
+
+def eight(image):
+    """The eight turns of (C, y, x)."""
+    turns = [torch.rot90(image, k, (1, 2)) for k in range(4)]
+    return turns + [turn.flip(2) for turn in turns]
+
+
+def test_a_turned_scene_is_seen_through_the_turned_psf():
+    """Turning a scene seen through a PSF is seeing the turned scene through the turned PSF."""
+    rng = np.random.default_rng(2)
+    scene, psf = rng.normal(size=(40, 1, 12, 12)), rng.random((40, 1, 5, 5))
+    seen = np.stack([[convolve2d(s[0], p[0], mode="same")] for s, p in zip(scene, psf, strict=True)])
+    images = {"scene": scene, "stamps": seen, "psf": psf}
+    out = turned({n: torch.from_numpy(i) for n, i in images.items()}, torch.Generator().manual_seed(1))
+    for s, p, expected in zip(out["scene"], out["psf"], out["stamps"], strict=True):
+        np.testing.assert_allclose(convolve2d(s[0], p[0], mode="same"), expected[0], atol=1e-12)
+
+
+def test_images_are_added_only_where_asked_for(split):
+    folder, _, facts = split
+    assert not {"psf", "log_variance"} & set(next(iter(Batches(folder, facts, 8, seed=3).epoch(0))))
 
 
 def test_the_epoch_decides_and_nothing_else(split):

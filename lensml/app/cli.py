@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from lensml.app.export import export
 from lensml.app.inspect import look
 from lensml.errors import one_line_errors
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(look)
+app.command()(export)
 
 
 @app.command()

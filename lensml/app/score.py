@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import joblib
 import numpy as np
 import polars as pl
 import torch
@@ -18,8 +18,10 @@ from lensml.evaluation import fusion
 from lensml.imaging import grid, psf
 from lensml.imaging.cutouts import Refused, calibrate
 from lensml.models.network import Network
+from lensml.schema import ContractError
 from lensml.sources import cutouts
 from lensml.store import quantisation, tables
+from lensml.store.parallel import in_order
 from lensml.store.stamps import Stamps, coded
 from lensml.training import checkpoint, predict
 
@@ -66,6 +68,11 @@ def load(root: Path) -> Ensemble:
     for name, (_, found) in loaded.items():
         grids = {"stamp_pixels": params.shard.stamp_pixels, "pixel_scale_min": params.shard.pixel_scale_min}
         checkpoint.require(found, files[name], data_hash=first.data_hash, bands=params.shard.bands, **grids)
+    if first.normalisation.get("common_pixel_scale") != params.shard.common_pixel_scale:
+        raise ContractError(
+            f"shard.common_pixel_scale must be that of the training, "
+            f"{first.normalisation.get('common_pixel_scale')}, got {params.shard.common_pixel_scale}. Train again."
+        )
     targets = {s: psf.target_fwhm(params.surveys[s], params.psf_match) for s in first.psf_targets}
     if params.psf_match.mode != "off" or first.psf_targets:
         checkpoint.require(first, files[combination.members[0]], psf_targets=targets)
@@ -105,13 +112,12 @@ def _prepared(
     folder: Path, units: list[pl.DataFrame], params: config.Params
 ) -> Iterator[tuple[pl.DataFrame, list[Stamps], Refused]]:
     """Work units in order, calibrated and matched on all the cores that conversion may use."""
-    work = joblib.Parallel(params.convert.jobs, return_as="generator", pre_dispatch="2 * n_jobs")
-    found = work(joblib.delayed(_prepare)(folder, unit, params) for unit in units)
+    found = in_order(partial(_prepare, folder, params), units, params.convert.jobs, params.convert.dask_scheduler)
     for unit, (stamps, refused) in zip(units, found, strict=True):
         yield unit, stamps, refused
 
 
-def _prepare(folder: Path, unit: pl.DataFrame, params: config.Params) -> tuple[list[Stamps], Refused]:
+def _prepare(folder: Path, params: config.Params, unit: pl.DataFrame) -> tuple[list[Stamps], Refused]:
     """The stages convert and psf_match for one work unit, through the same functions and the same 16-bit codes."""
     read = cutouts.read("", folder, unit, params.surveys, params.convert)
     ready, refused = [], list(read.refused)
@@ -132,11 +138,19 @@ def _prepare(folder: Path, unit: pl.DataFrame, params: config.Params) -> tuple[l
 def _scored(stamps: Stamps, ensemble: Ensemble, refused: Refused) -> pl.DataFrame:
     """Rows of a batch; what cannot be shown to a network is added to the refused."""
     shard = ensemble.params.shard
-    catalogue, flux, _, left = grid.usable(stamps, shard.bands, shard.stamp_pixels, shard.pixel_scale_min)
+    shown, left = grid.usable(
+        stamps,
+        shard.bands,
+        shard.stamp_pixels,
+        shard.pixel_scale_min,
+        shard.psf_pixels,
+        shard.common_pixel_scale,
+    )
+    catalogue = shown.catalogue
     refused += list(left.iter_rows())
     if not catalogue.height:
         return pl.DataFrame(schema=ensemble.columns)
-    batch = _inputs(catalogue, flux, ensemble)
+    batch = _inputs(catalogue, shown.flux, ensemble)
     logits = {name: predict.logits(network, [batch]) for name, network in ensemble.networks.items()}
     probability, fused = fusion.apply(ensemble.combination, logits)
     columns = {

@@ -17,14 +17,18 @@ from lensml import schema
 from lensml.store import quantisation, tables
 
 INDEX: Final = "index.parquet"
-PLACED: Final = ("key", "shard", "flux_offset", "variance_offset", "stamp_pixels")  # columns that the writer fills
+PLANES: Final = ("flux", "variance", "psf")
+# Columns that the writer fills
+PLACED: Final = ("key", "shard", *(f"{plane}_offset" for plane in PLANES), "stamp_pixels", "psf_pixels")
 
 Float = NDArray[np.float32]
 Codes = NDArray[np.int16]
 
 
 class ShardWriter:
-    """Write one split: `<key>.flux.npy`, `<key>.variance.npy` (codes, (band, y, x)) and `<key>.json` per object.
+    """Write one split: per object `<key>.flux.npy`, `<key>.variance.npy`, `<key>.psf.npy` (codes) and `<key>.json`.
+
+    Codes are (band, y, x), see `lensml.store.quantisation`; the JSON holds the index's other columns and nothing else.
 
     A context manager; when its block ends well, `folder` holds the shards and their index.
     """
@@ -48,32 +52,40 @@ class ShardWriter:
             table = pl.concat(self._index) if self._index else pl.DataFrame(schema=schema.SHARD_INDEX)
             tables.write_parquet(table, schema.SHARD_INDEX, self._folder / INDEX)
 
-    def append(self, index: pl.DataFrame, flux: Float, variance: Float) -> None:
+    def append(self, index: pl.DataFrame, flux: Float, variance: Float, psf: Float | None = None) -> None:
         """Add a batch of objects with the same bands.
 
         Parameters
         ----------
-        index : schema.SHARD_INDEX without the columns `PLACED`
+        index : schema.SHARD_INDEX without the columns `PLACED`; other columns go nowhere
         flux, variance : (object, band, y, x), nJy and nJy^2, on the network's grid; variance infinite where bad
+        psf : (object, band, py, px), odd, centred at py // 2, zeros where a band has none; None: no band has one
 
         Raises
         ------
         ValueError
-            A flux or a variance has no 16-bit code, or the arrays do not belong to the rows.
+            A flux, variance or PSF has no 16-bit code, or the arrays do not belong to the rows.
+        ContractError
+            A column is missing or has another type.
         """
         sky_sigma = np.array(index["sky_sigma"].to_list(), dtype=np.float64).reshape(index.height, -1)
         if flux.shape != variance.shape or flux.shape[:2] != sky_sigma.shape or flux.shape[2] != flux.shape[3]:
             raise ValueError(f"flux must be (object, band, y, x) of {sky_sigma.shape} squares, got {flux.shape}.")
-        planes = quantisation.encode_flux(flux, sky_sigma), quantisation.encode_variance(variance, sky_sigma)
-        placed = [
-            self._add(row, flux_codes, variance_codes)
-            for row, flux_codes, variance_codes in zip(index.iter_rows(named=True), *planes, strict=True)
-        ]
+        psf = np.zeros((*flux.shape[:2], 1, 1), np.float32) if psf is None else psf
+        if psf.shape[:2] != flux.shape[:2] or psf.shape[2] != psf.shape[3]:
+            raise ValueError(f"psf must be (object, band, y, x) of {sky_sigma.shape} squares, got {psf.shape}.")
+        told = {name: kind for name, kind in schema.SHARD_INDEX.items() if name not in PLACED}
+        table = schema.check(index, told, f"index of {self._folder}")
+        codes = (
+            quantisation.encode_flux(flux, sky_sigma),
+            quantisation.encode_variance(variance, sky_sigma),
+            quantisation.encode_psf(psf),
+        )
+        placed = [self._add(row, planes) for row, *planes in zip(table.iter_rows(named=True), *codes, strict=True)]
         where = pl.DataFrame(placed, schema={name: schema.SHARD_INDEX[name] for name in PLACED}, orient="row")
-        table = index.drop(PLACED, strict=False).hstack(where)
-        self._index.append(schema.check(table, schema.SHARD_INDEX, f"index of {self._folder}"))
+        self._index.append(table.hstack(where).select(list(schema.SHARD_INDEX)))
 
-    def _add(self, row: dict[str, object], flux: Codes, variance: Codes) -> tuple[str, str, int, int, int]:
+    def _add(self, row: dict[str, object], planes: list[Codes]) -> tuple[str | int, ...]:
         """One object into the shard that is open; returns the columns `PLACED`."""
         shard, full = divmod(self._count, self._limit)
         name = f"shard-{shard:05d}.tar"
@@ -81,9 +93,9 @@ class ShardWriter:
             self._next(name)
         key = f"{self._count:09d}"
         self._count += 1
-        offsets = [self._array(f"{key}.flux.npy", flux), self._array(f"{key}.variance.npy", variance)]
+        offsets = [self._array(f"{key}.{plane}.npy", codes) for plane, codes in zip(PLANES, planes, strict=True)]
         self._member(f"{key}.json", json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
-        return key, name, offsets[0], offsets[1], flux.shape[-1]
+        return key, name, *offsets, planes[0].shape[-1], planes[2].shape[-1]
 
     def _next(self, name: str) -> None:
         if self._tar is not None:
@@ -131,6 +143,7 @@ def digest(folder: Path) -> str:
 class _Own:
     """Where the bands of an object go."""
 
+    count: int  # of its bands
     length: int  # of its codes
     some: bool  # it does not fill all channels
     channels: Any  # if they are all taken, in order and neighbours, a slice of the flat channels; else which channels
@@ -154,26 +167,17 @@ class ShardReader:
     def __init__(self, folder: Path, bands: tuple[str, ...]) -> None:
         self.index = read_index(folder)
         self.bands = bands
-        sides = self.index["stamp_pixels"].unique().to_list()
-        if len(sides) > 1:
-            raise schema.ContractError(f"{folder} must hold stamps of one size, got {sides}. Run the stage shard.")
-        self.stamp_pixels: int = sides[0] if sides else 0
-        self._plane = self.stamp_pixels**2
-        self._maps = [
-            _open(folder, part, self._plane) for part in self.index.partition_by("shard", maintain_order=True)
-        ]
+        self.stamp_pixels, self.psf_pixels = (_one(self.index, name, folder) for name in ("stamp_pixels", "psf_pixels"))
+        self._maps = [_open(folder, part) for part in self.index.partition_by("shard", maintain_order=True)]
         self._shard = self.index["shard"].rle_id().to_list()
-        # in int16
-        self._offsets = {plane: (self.index[f"{plane}_offset"] // 2).to_list() for plane in ("flux", "variance")}
-        self._scratch: Codes = np.empty((0, len(bands) * self._plane), np.int16)
-        self._bands = self._placed(self.index["bands"].to_list())
+        self._offsets = {plane: (self.index[f"{plane}_offset"] // 2).to_list() for plane in PLANES}  # in int16
+        of = self.index["bands"].to_list()
+        stamps, psf = (_placed(of, bands, side**2) for side in (self.stamp_pixels, self.psf_pixels))
+        self._bands = {"flux": stamps, "variance": stamps, "psf": psf}
+        self._scratch: Codes = np.empty(0, np.int16)
 
     def __len__(self) -> int:
         return self.index.height
-
-    def _placed(self, of: list[list[str]]) -> list[_Own]:
-        kinds = {own: _own(own, self.bands, self._plane) for own in {tuple(own) for own in of}}
-        return [kinds[tuple(own)] for own in of]
 
     def stamps(self, rows: NDArray[np.integer], variance: bool = False) -> tuple[Float, Float | None]:
         """Network input of rows of the index.
@@ -187,34 +191,48 @@ class ShardReader:
         flux = np.multiply(self._gather("flux", rows), step, dtype=np.float32)
         return flux, np.multiply(self._gather("variance", rows), step, dtype=np.float32) if variance else None
 
+    def psf(self, rows: NDArray[np.integer]) -> Float:
+        """PSFs of rows of the index: (object, channel, py, px), unit sum, zeros where a channel has none."""
+        return quantisation.decode_psf(self._gather("psf", rows))
+
     def codes(self, plane: str, rows: NDArray[np.integer]) -> Codes:
-        """The 16-bit codes (object, channel, y, x) of `flux` or `variance`; see `lensml.store.quantisation`."""
+        """The 16-bit codes (object, channel, y, x) of one of `PLANES`; see `lensml.store.quantisation`."""
         return self._gather(plane, rows).copy()
 
     def _gather(self, plane: str, rows: NDArray[np.integer]) -> Codes:
         """`codes` in this reader's scratch array, good until the next call: a fresh array costs more than its copy."""
-        if len(rows) > len(self._scratch):
-            self._scratch = np.empty((len(rows), len(self.bands) * self._plane), np.int16)
-        codes, offsets = self._scratch[: len(rows)], self._offsets[plane]
-        fill = quantisation.BAD if plane == "variance" else 0
+        side = self.psf_pixels if plane == "psf" else self.stamp_pixels
+        size = len(rows) * len(self.bands) * side**2
+        if size > self._scratch.size:
+            self._scratch = np.empty(size, np.int16)
+        codes = self._scratch[:size].reshape(len(rows), len(self.bands) * side**2)
+        fill, offsets, bands = quantisation.BAD if plane == "variance" else 0, self._offsets[plane], self._bands[plane]
         for out, row in zip(codes, rows.tolist(), strict=True):
-            own, begin = self._bands[row], offsets[row]
+            own, begin = bands[row], offsets[row]
             values = self._maps[self._shard[row]][begin : begin + own.length]
             if own.some:
                 out.fill(fill)
             if own.chosen is None:
                 out[own.channels] = values
             else:
-                out.reshape(-1, self._plane)[own.channels] = values.reshape(-1, self._plane)[own.chosen]
-        return codes.reshape(len(rows), len(self.bands), self.stamp_pixels, self.stamp_pixels)
+                out.reshape(len(self.bands), -1)[own.channels] = values.reshape(own.count, -1)[own.chosen]
+        return codes.reshape(len(rows), len(self.bands), side, side)
 
 
-def _open(folder: Path, part: pl.DataFrame, plane: int) -> Codes:
+def _one(index: pl.DataFrame, name: str, folder: Path) -> int:
+    """The value that a column has in every row; 0 where there are none."""
+    values: list[int] = index[name].unique().sort().to_list()
+    if len(values) > 1:
+        raise schema.ContractError(f"{folder} must hold stamps of one {name}, got {values}. Run the stage shard.")
+    return values[0] if values else 0
+
+
+def _open(folder: Path, part: pl.DataFrame) -> Codes:
     """One shard as int16, checked to be as long as its index says."""
     path = folder / part["shard"][0]
     if not path.is_file():
         raise FileNotFoundError(f"{path} must exist, got none. Run the stage shard")
-    ends = part["variance_offset"] + part["bands"].list.len().cast(pl.Int64) * plane * 2
+    ends = part["psf_offset"] + part["bands"].list.len().cast(pl.Int64) * part["psf_pixels"] ** 2 * 2
     end = int(ends.max())  # type: ignore[arg-type]
     if path.stat().st_size < end:
         raise schema.ContractError(f"{path} must have {end} bytes or more, got a truncated file. Run the stage shard.")
@@ -226,10 +244,16 @@ def _open(folder: Path, part: pl.DataFrame, plane: int) -> Codes:
     return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
 
 
+def _placed(of: list[list[str]], bands: tuple[str, ...], plane: int) -> list[_Own]:
+    """Per object whose bands are these, `plane` values each."""
+    kinds = {own: _own(own, bands, plane) for own in {tuple(own) for own in of}}
+    return [kinds[tuple(own)] for own in of]
+
+
 def _own(own: tuple[str, ...], bands: tuple[str, ...], plane: int) -> _Own:
     chosen = [i for i, band in enumerate(own) if band in bands]
     channels = [bands.index(own[i]) for i in chosen]
     some, length = len(channels) < len(bands), len(own) * plane
     if len(chosen) == len(own) and own and channels == list(range(channels[0], channels[0] + len(own))):
-        return _Own(length, some, slice(channels[0] * plane, channels[0] * plane + length), None)
-    return _Own(length, some, channels, chosen)
+        return _Own(len(own), length, some, slice(channels[0] * plane, channels[0] * plane + length), None)
+    return _Own(len(own), length, some, channels, chosen)

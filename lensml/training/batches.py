@@ -14,6 +14,7 @@ from lensml.catalog import statistics as stats
 from lensml.store.shards import ShardReader
 
 LABEL_VALUES: Final = {"lens": 1.0, "nonlens": 0.0}
+IMAGES: Final = ("stamps", "log_variance", "psf")  # what is turned together
 
 Batch = dict[str, Tensor]
 
@@ -28,6 +29,7 @@ class Batches:
     batch_size : the most objects in a batch; sizes differ by one at the most, so that none is tiny
     seed : of the order and of the flips and quarter turns; None: the shards' order and no augmentation
     variance : add `log_variance`
+    psf : add `psf`
 
     Raises
     ------
@@ -36,7 +38,13 @@ class Batches:
     """
 
     def __init__(
-        self, folder: Path, statistics: stats.Statistics, batch_size: int, seed: int | None, variance: bool = False
+        self,
+        folder: Path,
+        statistics: stats.Statistics,
+        batch_size: int,
+        seed: int | None,
+        variance: bool = False,
+        psf: bool = False,
     ) -> None:
         self.reader = ShardReader(folder, tuple(statistics["bands"]))
         sides = self.reader.stamp_pixels, statistics["stamp_pixels"]
@@ -49,7 +57,7 @@ class Batches:
         self.metadata = torch.from_numpy(stats.metadata(index, statistics))
         self.label = torch.tensor([LABEL_VALUES.get(label, np.nan) for label in index["label"]], dtype=torch.float32)
         self.weight = torch.from_numpy(stats.weights(index, statistics))
-        self._batch_size, self._seed, self._variance = batch_size, seed, variance
+        self._batch_size, self._seed, self._variance, self._psf = batch_size, seed, variance, psf
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
@@ -65,7 +73,7 @@ class Batches:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         for part in self._parts(rng.permutation(rows)):
             batch = self.take(part)
-            yield batch | turned({name: batch[name] for name in ("stamps", "log_variance") if name in batch}, generator)
+            yield batch | turned({name: batch[name] for name in IMAGES if name in batch}, generator)
 
     def take(self, rows: NDArray[np.integer]) -> Batch:
         """The objects in these rows of the index, as one batch.
@@ -78,6 +86,7 @@ class Batches:
         weight : (B,), see `lensml.catalog.statistics.weights`
         row : (B,) int64
         log_variance : (B, C, y, x), if asked for; see `ShardReader.stamps`
+        psf : (B, C, py, px), if asked for; unit sum, zeros in channels without one
         """
         flux, variance = self.reader.stamps(rows, self._variance)
         at = torch.from_numpy(rows.astype(np.int64))
@@ -88,7 +97,11 @@ class Batches:
             "weight": self.weight[at],
             "row": at,
         }
-        return batch if variance is None else batch | {"log_variance": torch.from_numpy(variance)}
+        if variance is not None:
+            batch["log_variance"] = torch.from_numpy(variance)
+        if self._psf:
+            batch["psf"] = torch.from_numpy(self.reader.psf(rows))
+        return batch
 
     def _parts(self, rows: NDArray[np.integer]) -> list[NDArray[np.integer]]:
         return np.array_split(rows, len(self)) if len(rows) else []
