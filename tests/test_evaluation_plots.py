@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lensml import config
-from lensml.evaluation import gallery, plots
+from lensml.evaluation import plots
 
 EVALUATE = config.load(Path(__file__).parents[1] / "params.yaml").evaluate
 
@@ -67,32 +67,3 @@ def test_one_class_is_drawn_without_curves_that_need_both(tmp_path: Path) -> Non
     found = plots.curves(lenses, EVALUATE)
     assert found["roc"].height == found["purity_completeness"].height == 0
     plots.picture(lenses, {}, EVALUATE, "One class", tmp_path / "one.png")
-
-
-def test_the_longest_wavelength_is_red_and_u_is_left_out() -> None:
-    flux = np.zeros((4, 5, 5))
-    flux[3] = 100.0
-    assert gallery.composite(flux, np.ones(4), "ugri")[2, 2].argmax() == 0
-    flux = np.zeros((4, 5, 5))
-    flux[0] = 1e6
-    np.testing.assert_array_equal(
-        gallery.composite(flux, np.ones(4), "ugri"), gallery.composite(flux * 0, np.ones(4), "ugri")
-    )
-
-
-@pytest.mark.parametrize("bands", [("VIS",), ("g", "r")])
-def test_fewer_than_three_bands_are_grey_and_brighter_is_brighter(bands: tuple[str, ...]) -> None:
-    flux = np.tile(np.linspace(0, 50, 25).reshape(5, 5), (len(bands), 1, 1))
-    shown = gallery.composite(flux, np.ones(len(bands)), bands)
-    assert (np.ptp(shown, axis=2) == 0).all()
-    assert (np.diff(shown[..., 0].ravel().astype(int)) >= 0).all()
-
-
-def test_a_sheet_has_the_same_bytes_twice_and_none_without_stamps(tmp_path: Path) -> None:
-    picture = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
-    tiles = [gallery.Tile(picture, ("name" * 20, "lens (sim:x)", "hsc"), "lens")] * 7
-    for name in ("a.png", "b.png"):
-        gallery.sheet(tiles, "Seven", tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match="must hold a stamp"):
-        gallery.sheet([], "None", tmp_path / "c.png")

@@ -1,15 +1,17 @@
 """All that is there to look at after an evaluation, in one folder, simulated and real labels apart."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from lensml import config
-from lensml.evaluation import gallery, plots
+from lensml.evaluation import composite, gallery, plots
 from lensml.evaluation.strata import KINDS, label_kind
-from lensml.store.shards import ShardReader
+from lensml.store import quantisation
+from lensml.store.shards import Float, ShardReader
 
 BASELINE: Final = "catalogue regression"
 
@@ -48,14 +50,22 @@ def _misses(part: pl.DataFrame, params: config.Evaluate) -> pl.DataFrame:
 
 
 def _tiles(rows: pl.DataFrame, reader: ShardReader) -> list[gallery.Tile]:
-    tiles = []
-    pixels = reader.stamps(rows["at"].to_numpy().astype(np.int64))[0]
-    for row, channels in zip(rows.iter_rows(named=True), pixels, strict=True):
-        bands = row["bands"]
-        flux = np.sinh(channels[[reader.bands.index(band) for band in bands]])  # in sky sigmas
-        lines = gallery.lines(row["object_id"], row["label"], row["label_source"], row["survey"], row["probability"])
-        tiles.append(gallery.Tile(gallery.composite(flux, np.ones(len(bands)), bands), lines, row["label"]))
-    return tiles
+    at = rows["at"].to_numpy().astype(np.int64)
+    flux, bad = reader.stamps(at)[0], reader.codes("variance", at) == quantisation.BAD
+    return [_tile(row, reader, *own) for row, *own in zip(rows.iter_rows(named=True), flux, bad, strict=True)]
+
+
+def _tile(row: dict[str, Any], reader: ShardReader, channels: Float, bad: NDArray[np.bool_]) -> gallery.Tile:
+    """The picture of a row of the table, of its planes (channel, y, x) as the networks see them."""
+    names, index = row["bands"], reader.index.row(row["at"], named=True)
+    sky_sigma = np.array(index["sky_sigma"])
+    chosen = list(composite.shown_bands(names, sky_sigma, index["fwhm_halfmax"]))
+    own = [reader.bands.index(names[i]) for i in chosen]
+    flux = np.sinh(channels[own]) * sky_sigma[chosen][:, None, None]
+    picture = composite.composite(flux, sky_sigma[chosen], bad[own])
+    shown = [names[i] for i in reversed(chosen)]
+    lines = gallery.lines(row["object_id"], row["label"], row["label_source"], row["survey"], row["probability"], shown)
+    return gallery.Tile(picture, lines, row["label"], index["pixel_scale"])
 
 
 def _counted(part: pl.DataFrame) -> str:
