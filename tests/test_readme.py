@@ -6,7 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 
+from lensml import config
+from lensml.sources import SOURCES
 from tests import graph
 from tests.cutouts_folder import write_cutouts
 
@@ -40,6 +44,20 @@ def test_every_command_works(graph_done: Path, tmp_path: Path) -> None:
         graph.run(project, *shlex.split(command))
     assert (project / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert (project / "candidates.parquet").is_file()
+
+
+def test_every_source_that_it_shows_is_one() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    shown = YAML(typ="safe").load(block)["sources"]
+    assert len(shown) >= 5
+    for values in shown.values():
+        TypeAdapter(config.Source).validate_python(values)
+
+
+def test_every_kind_of_source_is_named() -> None:
+    table = TEXT[TEXT.index("| kind | what goes in |") : TEXT.index("What is not in the files")]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:] if "|" in row]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(SOURCES)
 
 
 def test_nothing_is_said_to_be_run_elsewhere_that_is_not_there() -> None:
