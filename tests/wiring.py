@@ -28,7 +28,7 @@ def imported(file: Path) -> set[str]:
 
 
 def closure(file: Path, root: Path) -> set[str]:
-    """The project's files that a file runs: its imports, theirs, and the packages that hold them."""
+    """The project's files that a file runs: its imports, theirs, their packages; a whole folder as one."""
     seen: set[Path] = set()
     todo = [file]
     while todo:
@@ -40,7 +40,16 @@ def closure(file: Path, root: Path) -> set[str]:
         names |= {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 1)}
         todo += [found for name in names if (found := module_file(name, root))]
     seen.add(root / "stages" / "__init__.py")
-    return {str(path.relative_to(root)) for path in seen if path.stat().st_size > 1}
+    return _by_folder({str(path.relative_to(root)) for path in seen if path.stat().st_size > 1}, root)
+
+
+def _by_folder(files: set[str], root: Path) -> set[str]:
+    """The same with a folder in place of its files where all are there: DVC writes its lock after every stage."""
+    rooms = [room for room in root.glob("lensml/*") if room.is_dir() and any(room.glob("*.py"))]
+    own = {str(room.relative_to(root)): {str(file.relative_to(root)) for file in room.glob("*.py")} for room in rooms}
+    empty = {str(file.relative_to(root)) for file in root.glob("lensml/*/*.py") if file.stat().st_size <= 1}
+    whole = {room for room, inside in own.items() if inside - empty <= files and len(inside) > 1}
+    return {file for file in files if str(Path(file).parent) not in whole} | whole
 
 
 def contract(stage: stages.Stage) -> dict[str, set[str]]:
