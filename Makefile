@@ -7,7 +7,7 @@ repro: .venv/installed
 	@echo "Figures: metrics/evaluate.json. Pictures: metrics/plots/. Compare runs: dvc metrics diff, dvc plots show."
 
 test: .venv/installed
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadfile
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-header --all-extras pyproject.toml -o requirements.lock
