@@ -13,7 +13,6 @@ from lensml import config
 from lensml.imaging import units
 from lensml.ingest import bring, fits_images, sky
 from lensml.ingest.alignment import aligned
-from lensml.ingest.fits_images import Extension
 from lensml.ingest.planes import Band, assemble, frame
 from tests.planted import PARAMS, header, place, star
 
@@ -121,7 +120,3 @@ def test_an_object_in_two_fields_is_cut_from_the_one_that_has_it_whole(tmp_path:
     found, refused = opened(kids.KIND, source, tmp_path / "raw")
     assert refused == {}
     assert not found["one"].bad.any()
-
-
-def test_extension_is_what_aligned_expects() -> None:
-    assert not hasattr(Extension, "centre")  # a whole image does not know where an object is in it
