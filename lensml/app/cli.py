@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lensml.app.cluster import cluster
 from lensml.app.export import export
 from lensml.app.inspect import look
 from lensml.errors import one_line_errors
@@ -12,6 +13,7 @@ from lensml.errors import one_line_errors
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.command()(look)
 app.command()(export)
+app.command()(cluster)
 
 
 @app.command()
