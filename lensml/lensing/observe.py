@@ -1,28 +1,30 @@
-"""What a survey makes of a scene: PSF, sky, photon and read noise, bad pixels; and how significant an arc is."""
+"""What a survey makes of a scene's light: depth, photon and sky noise that is correlated, sky residue, bad pixels.
 
-from collections.abc import Callable, Sequence
+The noise is Gaussian of the variance of all light and sky: a sky-limited pixel holds many electrons. Drizzling,
+coadding and resampling spread a detector's pixel over the survey's with a tent, whose noise, over all sub-pixel phases,
+has the autocorrelation of a cubic B-spline along each axis: one number, the lag-1 correlation, says how wide it is.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lensml.lensing import render
-from lensml.lensing.population import EXTRA, HOST, Subject
+from lensml import config_camera
+from lensml.lensing import artefacts
 from lensml.schema import ContractError
 
-_GROUND_ARCSEC: Final = 0.4  # a broader PSF is the atmosphere's
-_BETA_GROUND: Final = 3.5  # Moffat wings of seeing
-_BETA_SPACE: Final = 2.5
-_FWHM_SCATTER: Final = 0.05  # between objects, of ln FWHM; half of it again between an object's bands
-_PSF_RADIUS_FWHM: Final = 3.5  # half side of a PSF stamp
-_PIXEL_STEPS: Final = 5  # odd: a PSF stamp is summed over this many steps a pixel
-_FINE_STEPS: Final = 3  # the same on the fine grid, unless
-_WELL_SAMPLED: Final = 5.0  # fine pixels per FWHM make one step enough
-_ATTEMPTS: Final = 60  # draws of an object whose arc is too faint
-_HIT_SHARE: Final = 0.15  # objects with a cosmic ray or a bad column
-_HIT_SIGMA: Final = 200.0  # what a hit adds, in sky sigma
+_CORRELATION_MAX: Final = 0.95
+_TABLE: Final = 4096  # widths of the spline at which its correlation is tabulated
+_CLIP_SIGMA: Final = 3.0  # brighter pixels are left out where a survey estimates its sky
+_FEWEST: Final = 0.05  # of a mesh: with less left there is no estimate
+_NODES: Final = 9  # of a mesh's mean along an axis of the stamp
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -32,129 +34,188 @@ class Camera:
     bands: tuple[str, ...]
     pixels: int
     pixel_scale: float  # arcsec
-    supersampling: int
-    psf_fwhm: NDArray[np.float64]  # arcsec, typical
-    sky_sigma: NDArray[np.float64]  # nJy per pixel
-    electrons_per_nJy: float  # noqa: N815
-    read_noise_electrons: float
+    sky_sigma: Float  # (band,) nJy per pixel, typical
+    observing: config_camera.Observing
 
     @property
-    def background(self) -> NDArray[np.float64]:
-        """Variance of a pixel without light, nJy^2: (band,)."""
-        return np.asarray(self.sky_sigma**2 + (self.read_noise_electrons / self.electrons_per_nJy) ** 2)
+    def electrons_per_nJy(self) -> Float:  # noqa: N802
+        """(band,) at the typical depth."""
+        return np.array([self.observing.instrument(band).electrons_per_nJy for band in self.bands])
 
     @property
-    def psf_pixels(self) -> int:
-        """Odd side of a PSF stamp."""
-        return 2 * int(np.ceil(_PSF_RADIUS_FWHM * self.psf_fwhm.max() / self.pixel_scale)) + 1
-
-    def psf(self, fwhm: NDArray[np.float64], supersampling: int = 1) -> torch.Tensor:
-        """PSF stamps of measured widths (object, band): (object, band, k, k), k odd, unit sum."""
-        beta = _BETA_GROUND if self.psf_fwhm.max() > _GROUND_ARCSEC else _BETA_SPACE
-        side = self.psf_pixels if supersampling == 1 else 2 * (self.psf_pixels * supersampling // 2) + 1
-        sampled = self.psf_fwhm.min() * supersampling > _WELL_SAMPLED * self.pixel_scale
-        steps = _PIXEL_STEPS if supersampling == 1 else 1 if sampled else _FINE_STEPS
-        return render.psf_stamps(fwhm, beta, self.pixel_scale / supersampling, side, steps)
-
-    def draw_fwhm(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """One object's PSF widths: (band,) arcsec."""
-        common = rng.normal(0, _FWHM_SCATTER)
-        own = rng.normal(0, _FWHM_SCATTER / 2, len(self.bands))
-        return np.asarray(self.psf_fwhm * np.exp(np.clip(common + own, -3 * _FWHM_SCATTER, 3 * _FWHM_SCATTER)))
+    def background(self) -> Float:
+        """Variance of a pixel without light at the typical depth, nJy^2: (band,)."""
+        read = np.array([self.observing.instrument(band).read_noise_electrons for band in self.bands])
+        return np.asarray(self.sky_sigma**2 + (read / self.electrons_per_nJy) ** 2)
 
 
-@dataclass(frozen=True)
-class Light:
-    """Images without noise, nJy, and how they came about."""
+class Exposure(NamedTuple):
+    """How deep and how correlated an object's bands are, (band,); or of many objects, (object, band)."""
 
-    subjects: list[Subject]
-    flux: NDArray[np.float64]  # (object, band, y, x) nJy
-    flux_ratio: NDArray[np.float64]  # (object,) EXTRA over host and EXTRA, summed over bands; 0 without
-    extra_snr: NDArray[np.float64]  # (object,) summed over bands and pixels
+    background: Float  # variance of a pixel without light, nJy^2
+    electrons_per_nJy: Float  # noqa: N815
+    correlation: Float  # of a pixel's noise and its neighbour's
 
 
-def expose(
-    first: Sequence[Subject],
-    again: Callable[[int], Subject],
-    fwhm: NDArray[np.float64],
+class Record(NamedTuple):
+    """One object's pixels, each (band, y, x)."""
+
+    flux: Float  # nJy
+    variance: Float  # nJy^2
+    bad: Bool  # do not use
+
+
+def expose(rng: np.random.Generator, camera: Camera) -> Exposure:
+    """Draw an object's exposure: the time is as 1 / depth^2, and the variances of sky and of photons as its inverse."""
+    observing = camera.observing
+    low, high = np.log(observing.depth)
+    own = rng.normal(0, observing.band_depth_scatter, len(camera.bands))
+    depth2 = np.exp(2 * (rng.uniform(low, high) + own))
+    ranges = np.array([observing.instrument(band).noise_correlation for band in camera.bands])
+    correlation = rng.uniform(ranges[:, 0], ranges[:, 1])
+    return Exposure(camera.background * depth2, camera.electrons_per_nJy / depth2, correlation)
+
+
+def stack(exposures: Sequence[Exposure]) -> Exposure:
+    """Of many objects, (object, band)."""
+    return Exposure(*(np.stack(values) for values in zip(*exposures, strict=True)))
+
+
+def variance_of(light: Float, exposure: Exposure) -> Float:
+    """Sky and photon variance of (..., band, y, x) nJy, nJy^2."""
+    wide = exposure.background[..., None, None], exposure.electrons_per_nJy[..., None, None]
+    return np.asarray(wide[0] + np.maximum(light, 0) / wide[1])
+
+
+def signal_to_noise(extra: Float, base: Float, exposure: Exposure) -> Float:
+    """Matched-filter SNR of the extra light over sky and photon noise, all bands together: (object,).
+
+    Of independent pixels, as SNRs are quoted; neighbours that are correlated lower it.
+    """
+    return np.asarray(np.sqrt((extra**2 / variance_of(base + extra, exposure)).sum(axis=(1, 2, 3))))
+
+
+def record(
+    rng: np.random.Generator,
+    light: Float,
+    psf: Float,
+    exposure: Exposure,
     camera: Camera,
-    snr_min: float,
-) -> Light:
-    """Render a batch; objects whose EXTRA light is fainter than `snr_min` are drawn again, their hosts kept.
+    wanted: tuple[str, artefacts.Place] | None = None,
+) -> Record:
+    """One object's pixels as a survey would deliver them.
+
+    Nothing here knows what the object is: artefacts and residue by chance are those of lenses and non-lenses alike.
 
     Parameters
     ----------
-    first
-        the subjects as first drawn
-    again
-        draws the subject of an index of `first` anew
-    fwhm
-        (object, band) arcsec
+    light
+        (band, y, x) nJy, without noise
+    psf
+        (band, k, k), on the survey's pixels: the star beside the object has it too
+    wanted
+        an artefact, of `artefacts.KINDS`, that a hard negative has at a place, x and y in arcsec from the centre
+    """
+    observing = camera.observing
+    sigma = np.sqrt(exposure.background)
+    frame = artefacts.Frame(camera.pixels, camera.pixel_scale, psf, sigma, observing.artefacts.star_arms)
+    spoilt = artefacts.draw(rng, frame, observing.artefacts, wanted)
+    seen = light + spoilt.light
+    variance = variance_of(seen, exposure)
+    noise = np.sqrt(variance) * correlated(rng, exposure.correlation, camera.pixels)
+    residue = observing.residue_sigma * sigma[:, None, None] * sky_residue(rng, len(sigma), camera.pixels)
+    low, high = observing.over_subtraction
+    taken = rng.uniform(low, high)
+    sky = taken * mesh_sky(seen, sigma, observing.sky_mesh_arcsec / camera.pixel_scale) if taken else 0.0
+    return Record(seen + noise + spoilt.pixels + residue - sky, variance, spoilt.bad)
+
+
+def correlated(rng: np.random.Generator, correlation: Float, pixels: int) -> Float:
+    """Gaussian noise of unit variance in every pixel, correlated with its neighbours: (band, y, x).
+
+    White noise through the zero-phase root of the spline's spectrum, along each axis, on a torus that is wider than the
+    stamp by the spline's reach: variance and correlation are exact, border included.
+
+    Parameters
+    ----------
+    correlation
+        (band,) of direct neighbours, along x and y alike; diagonal ones have its square
 
     Raises
     ------
     ContractError
-        An object stays too faint however often it is drawn.
+        A correlation is not within [0, 0.95].
     """
-    subjects = list(first)
-    kernels = camera.psf(fwhm, camera.supersampling)
-    psf = render.transfer(kernels, camera.pixels * camera.supersampling)
-    rest = [s.scene._replace(groups=s.scene.groups[:EXTRA]) for s in subjects]
-    base = _images(rest, np.stack([s.colours[:EXTRA] for s in subjects]), psf, camera)
-    extra, ratio, snr = np.zeros_like(base), np.zeros(len(subjects)), np.zeros(len(subjects))
-    todo = np.flatnonzero([s.flux_ratio > 0 for s in subjects])
-    for _ in range(_ATTEMPTS):
-        if len(todo) == 0:
-            return Light(subjects, base + extra, ratio, snr)
-        chosen = [subjects[i] for i in todo]
-        extra[todo] = _extra(chosen, psf[todo], camera)
-        ratio[todo] = [s.flux_ratio for s in chosen]
-        snr[todo] = signal_to_noise(extra[todo], base[todo], camera)
-        todo = todo[snr[todo] < snr_min]
-        for i in todo:
-            subjects[i] = again(int(i))
-    raise ContractError(
-        f"arc_snr_min must be within reach of the flux ratios and magnitudes, got {snr_min:g} (simulated). Lower it."
-    )
+    if not ((correlation >= 0) & (correlation <= _CORRELATION_MAX)).all():
+        raise ContractError(
+            f"noise_correlation must be within 0 and {_CORRELATION_MAX}, got {np.max(np.abs(correlation)):g} (noise)."
+        )
+    width = spline_width(correlation)
+    around = pixels + int(np.ceil(2 * width.max()))
+    lag = np.minimum(np.arange(around), around - np.arange(around))
+    power = np.fft.rfft(_spline(lag / width[:, None]) / 4)
+    root = np.fft.irfft(np.sqrt(np.maximum(power.real, 0)), around)  # (band, lag)
+    apart = (np.arange(pixels)[:, None] - np.arange(around)) % around
+    mix = root[:, apart].astype(np.float32)  # (band, pixel, around)
+    white = rng.standard_normal((len(width), around, around), dtype=np.float32)
+    return (mix @ white @ mix.transpose(0, 2, 1)).astype(np.float64)
 
 
-def signal_to_noise(extra: NDArray[np.float64], base: NDArray[np.float64], camera: Camera) -> NDArray[np.float64]:
-    """Matched-filter SNR of the extra light over sky, read and photon noise, all bands together: (object,)."""
-    variance = camera.background[:, None, None] + np.clip(base + extra, 0, None) / camera.electrons_per_nJy
-    return np.asarray(np.sqrt((extra**2 / variance).sum(axis=(1, 2, 3))))
+def spline_width(correlation: Float) -> Float:
+    """Side of the resampled pixels over the survey's, at which direct neighbours have this correlation; 1/2 where 0.
+
+    1 is drizzling with whole drops (0.25), 3 the infrared detector of Euclid on the pixels of its visible one (0.86).
+    """
+    inverse, known = _correlations()
+    return 1 / np.interp(correlation, known[::-1], inverse[::-1])
 
 
-def _images(
-    scenes: list[render.Scene], colours: NDArray[np.float64], psf: torch.Tensor, camera: Camera
-) -> NDArray[np.float64]:
-    """(object, band, y, x) nJy of all groups together; colours are (object, group, band)."""
-    maps = render.draw(scenes, render.grid(camera.pixels, camera.pixel_scale, camera.supersampling))
-    coloured = torch.from_numpy(colours.astype(np.float32))
-    return np.asarray(render.observe(maps, coloured, psf, camera.supersampling).numpy().astype(np.float64))
+@cache
+def _correlations() -> tuple[Float, Float]:
+    inverse = np.linspace(2.0, 1 / _TABLE, _TABLE)[::-1]
+    return inverse, _spline(inverse) / 4
 
 
-def _extra(subjects: list[Subject], psf: torch.Tensor, camera: Camera) -> NDArray[np.float64]:
-    """Images of the EXTRA light, scaled so that its share of host and EXTRA light is each subject's flux ratio."""
-    scenes = [s.scene._replace(groups=(s.scene.groups[EXTRA],)) for s in subjects]
-    images = _images(scenes, np.stack([s.colours[EXTRA:] for s in subjects]), psf, camera)
-    wanted = [s.colours[HOST].sum() * s.flux_ratio / (1 - s.flux_ratio) for s in subjects]
-    return np.asarray(images * (np.array(wanted) / images.sum(axis=(1, 2, 3)))[:, None, None, None])
+def _spline(distance: Float) -> Float:
+    """The centred cubic B-spline, times 6: 4 in its middle."""
+    d = np.abs(distance)
+    return np.where(d < 1, 4 - 6 * d**2 + 3 * d**3, np.maximum(2 - d, 0) ** 3)
 
 
-def add_noise(
-    rng: np.random.Generator, light: NDArray[np.float64], camera: Camera
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """One object's pixels as recorded: flux nJy, variance nJy^2, bad; each (band, y, x)."""
-    gain = camera.electrons_per_nJy
-    mean = np.clip(light, 0, None)
-    flux = rng.poisson(mean * gain) / gain + rng.normal(0, 1, light.shape) * np.sqrt(camera.background)[:, None, None]
-    variance = camera.background[:, None, None] + mean / gain
-    bad = np.zeros(light.shape, dtype=bool)
-    if rng.uniform() < _HIT_SHARE:
-        band, start = rng.integers(len(light)), rng.integers(0, camera.pixels, 2)
-        length = int(rng.integers(2, camera.pixels // 4))
-        step = rng.integers(-1, 2, 2) if rng.uniform() < 0.7 else np.array([1, 0])  # a cosmic ray, or a piece of column
-        y, x = (np.clip(start + np.outer(np.arange(length), step), 0, camera.pixels - 1)).T
-        bad[band, y, x] = True
-        flux[bad] += _HIT_SIGMA * camera.sky_sigma[band]
-    return flux, variance, bad
+def sky_residue(rng: np.random.Generator, bands: int, pixels: int) -> Float:
+    """A level, a slope and a bend of the sky, of unit rms over draws and pixels, half of it the level: (band, y, x)."""
+    basis = _planes(pixels)
+    weight = np.sqrt([0.5, 0.15, 0.15, 0.2 / 3, 0.2 / 3, 0.2 / 3])
+    return np.asarray(np.tensordot(rng.normal(size=(bands, len(basis))) * weight, basis, axes=1))
+
+
+@cache
+def _planes(pixels: int) -> Float:
+    """Orthogonal polynomials of unit rms over the stamp: 1, x, y, x y, x^2, y^2, (6, y, x)."""
+    t = np.linspace(-1, 1, pixels)
+    bend = t**2 - (t**2).mean()
+    slope, bend, one = t / t.std(), bend / bend.std(), np.ones(pixels)
+    pairs = [(one, one), (one, slope), (slope, one), (slope, slope), (one, bend), (bend, one)]
+    return np.stack([np.outer(y, x) for y, x in pairs])
+
+
+def mesh_sky(light: Float, sigma: Float, mesh_pixels: float) -> Float:
+    """What a survey takes for sky: the mean over a mesh of the light that is too faint to be masked, (band, y, x).
+
+    There is no light beyond the stamp. The mean is taken about a few nodes and is linear between them.
+    """
+    kept = (light < _CLIP_SIGMA * sigma[:, None, None]).astype(np.float64)
+    square, between = _mesh(light.shape[-1], mesh_pixels)
+    covered = square.sum(axis=1)
+    share = square @ kept @ square.T + (1 - np.outer(covered, covered))
+    faint = square @ (light * kept) @ square.T
+    return np.asarray(between @ np.where(share > _FEWEST, faint / np.maximum(share, _FEWEST), 0.0) @ between.T)
+
+
+@cache
+def _mesh(pixels: int, side: float) -> tuple[Float, Float]:
+    """(node, pixel): each pixel's share of the side about each node; (pixel, node): interpolation between nodes."""
+    nodes, pixel = np.linspace(0, pixels - 1, _NODES), np.arange(pixels)
+    low, high = (np.clip(nodes[:, None] + sign * side / 2, pixel - 0.5, pixel + 0.5) for sign in (-1, 1))
+    between = [np.interp(pixel, nodes, one) for one in np.eye(_NODES)]
+    return (high - low) / side, np.stack(between, axis=1)
