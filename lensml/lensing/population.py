@@ -1,155 +1,229 @@
-"""Who lenses whom: hosts drawn alike for lenses and non-lenses, their Einstein radii, and what shines beside them.
+"""Who lenses whom: hosts, lenses and their twins. Who is no lens beside these is drawn in negatives.py.
 
-A lens and its non-lens twin share one host, its neighbours and the radius at which the arc, or the light that imitates
-one, lies; so neither brightness nor size nor colour tells them apart, only the shape of what surrounds the host.
+    draw_host(rng, laws, view) -> Host          an early type that the survey would find lensing, and what surrounds it
+    draw_lens(rng, laws, view, host) -> Subject     a source behind it; drawn again where the arc is too faint
+    draw_twin(host) -> Subject                      the same without mass and source
+    source_scale(flux_ratio, lensed_flux, host_flux), with_source_scaled(subject, scale)
+
+A lens and its twin share one Host, drawn from the host's own random numbers: they differ by the arc alone. A source's
+flux is what makes the arc `flux_ratio` of the light; how much lensing magnifies it is known once it is rendered.
 """
 
-import functools
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from lensml import config
-from lensml.lensing import morphology, sed
-from lensml.lensing.render import Element, Lens, Scene
+from lensml.config_population import Population, Sources
+from lensml.lensing import cosmology, deflectors, early_types, galaxies, sed
+from lensml.lensing.deflectors import Deflector, View
+from lensml.lensing.early_types import Shape
+from lensml.lensing.galaxies import magnitude_of, njy
+from lensml.lensing.geometry import ellipticity, moved, painted, polar
+from lensml.lensing.scene import Light, Mass, Scene, Sersic
 from lensml.schema import ContractError
 
-HOST, NEIGHBOURS, EXTRA = range(3)  # the colour groups of a scene
-LENS, GALAXY = "lens", "galaxy"
+Float = NDArray[np.float64]
 
-# The hosts: massive early-type galaxies. Relations as observed, rounded (e.g. Bolton et al. 2008, SLACS).
-_REDSHIFT: Final = (0.15, 0.65)
-_FAINTER_COMMONER: Final = 0.6  # power of a uniform draw across the magnitude range
-_RADIUS_ARCSEC: Final = 0.8  # effective radius at _PIVOT_MAGNITUDE
-_RADIUS_SLOPE: Final = -0.12  # dex per magnitude
-_RADIUS_SCATTER: Final = 0.12  # dex
-_PIVOT_MAGNITUDE: Final = 18.5
-_INDEX: Final = (4.0, 0.8, 2.0, 6.0)  # Sersic: mean, scatter, least, greatest
-_AXIS_RATIO: Final = (0.8, 0.1, 0.5, 0.97)
-_DISPERSION_KM_S: Final = (260.0, 50.0)  # velocity dispersion: mean, scatter
-_SOURCE_BEHIND: Final = (0.3, 2.0, 0.6)  # z_source - z_lens: least, and shape and scale of a gamma above it
-_CANDIDATES: Final = 2000  # (dispersion, source redshift) pairs tried for a host
-_BLUE_SLOPE: Final = (0.35, 0.35)  # of f_nu of arcs and of what imitates them: mean, scatter
-_MASS_SCATTER: Final = 0.03  # of the mass's ellipticity about the light's
-_SHEAR: Final = 0.04  # scatter of each component
-_SPEED_OF_LIGHT_KM_S: Final = 299792.458
-_ARCSEC_PER_RAD: Final = 206264.806
+LENS, TWIN = "lens", "twin"
+_COMPANIONS_WITHIN_ARCSEC: Final = 10.0
+_SATELLITE_LIGHT: Final = 2.0  # power of theta_E: L ~ sigma^4 (Faber & Jackson 1976), theta_E ~ sigma^2
+_MAGNIFICATION: Final = 2.0  # of a point over its impact parameter in Einstein radii: 2 / beta (isothermal sphere)
+_LEAST_IMPACT: Final = 0.15  # below which an extended source is magnified no more
 
 
 @dataclass(frozen=True)
 class Host:
-    """A galaxy and what is known of the line of sight, whether or not something is lensed behind it."""
+    """A galaxy and what surrounds it, whether or not something is lensed behind it. Light is in nJy per band."""
 
     redshift: float
-    magnitude: float  # AB at 750 nm
-    light: Element  # unit flux
-    neighbours: tuple[Element, ...]  # flux relative to the host's at 750 nm
-    neighbour_slope: float
-    theta_e: float  # arcsec: of the arc, or where the light that imitates one lies
-    dispersion_km_s: float
+    sigma_v_km_s: float  # 0: a galaxy that deflects nothing, the same below
     source_redshift: float
+    theta_e_arcsec: float
+    magnitude: float  # AB at 750 nm
+    mass: tuple[Mass, ...]  # about the host's centre, as the light and the neighbours
+    light: tuple[Light, ...]
+    neighbours: tuple[Light, ...]
+    shape: Shape  # as a pipeline would measure it
+    angle: float  # of the major axis, rad
+    centre_arcsec: tuple[float, float]  # in the stamp
+
+    @property
+    def flux(self) -> Float:
+        """Of the galaxy without its neighbours, nJy: (band,)."""
+        return np.asarray(np.sum([light.flux for light in self.light], axis=0))
+
+    @property
+    def magnitudes(self) -> Float:
+        """AB, of the galaxy: (band,)."""
+        return np.asarray(galaxies.ZERO_POINT - 2.5 * np.log10(self.flux))
+
+    @property
+    def half_light_radius_arcsec(self) -> float:
+        return self.shape.half_light_radius_arcsec
 
     @property
     def axis_ratio(self) -> float:
-        """Minor over major axis."""
-        e = float(np.hypot(self.light.e1, self.light.e2))
-        return (1 - e) / (1 + e)
+        return self.shape.axis_ratio
+
+    @property
+    def sersic_index(self) -> float:
+        return self.shape.sersic_index
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One object to render: its scene, and each group's flux per band."""
+    """One object to render."""
 
-    kind: str
+    kind: str  # LENS, TWIN, or a kind of negative or galaxy
     host: Host
-    scene: Scene  # groups HOST, NEIGHBOURS, EXTRA; unit fluxes
-    colours: NDArray[np.float64]  # (group, band) nJy; EXTRA relative: the flux ratio scales it
-    flux_ratio: float  # EXTRA over all light of host and EXTRA; 0 without
+    scene: Scene
+    extra: tuple[Light, ...]  # what a lens has beside its twin (unlensed), or imitates it: the last of `lens_light`
+    flux_ratio: float  # of the extra light over it and the host's, summed over bands; 0 without
+    z_source: float | None  # of what is lensed, the same below
+    source_magnitude: float | None  # AB at 750 nm, unlensed
+    artefact: str | None = None  # that the camera is to add, of lensml.lensing.artefacts.KINDS
+    artefact_at: tuple[float, float] | None = None  # x, y arcsec
 
 
-def einstein_radius_arcsec(
-    dispersion_km_s: NDArray[np.float64], z_lens: float, z_source: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Einstein radius of a singular isothermal sphere, arcsec; flat universe, H0 = 70, Omega_m = 0.3."""
-    redshifts, distances = _comoving()
-    lens, source = np.interp(z_lens, redshifts, distances), np.interp(z_source, redshifts, distances)
-    ratio = np.clip((source - lens) / source, 0, None)  # D_ls / D_s: flat, so comoving distances add
-    return np.asarray(4 * np.pi * (dispersion_km_s / _SPEED_OF_LIGHT_KM_S) ** 2 * ratio * _ARCSEC_PER_RAD)
+def draw_host(rng: np.random.Generator, laws: Population, view: View) -> Host:
+    """An early type that lenses so that the survey finds it, its mass, its light, and its neighbours."""
+    found = deflectors.draw_deflector(rng, laws, view)
+    host = early_type(rng, laws, view, found)
+    mass = deflectors.draw_mass(rng, laws.deflectors, found.theta_e_arcsec, host.axis_ratio, host.angle)
+    host = dataclasses.replace(host, mass=mass, neighbours=neighbours_of(rng, laws, view, host))
+    return _with_satellite(rng, laws, view, host) if rng.uniform() < laws.deflectors.satellite_share else host
 
 
-@functools.cache
-def _comoving() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    from astropy.cosmology import FlatLambdaCDM
+def draw_lens(rng: np.random.Generator, laws: Population, view: View, host: Host) -> Subject:
+    """A star-forming galaxy behind the host, with the light that a drawn flux ratio asks for, within bounds.
 
-    redshifts = np.linspace(0, 20, 4001)
-    return redshifts, np.asarray(FlatLambdaCDM(H0=70, Om0=0.3).comoving_distance(redshifts).value)
-
-
-def draw_host(rng: np.random.Generator, survey: config.SimulatedSurvey, width: float, galaxy: bool = False) -> Host:
-    """Draw a host with its neighbours; a `galaxy` is of any shape, not an early type.
-
-    Parameters
-    ----------
-    width
-        the stamp's side, arcsec
+    Raises
+    ------
+    ContractError
+        The host deflects nothing, or nothing is behind it.
     """
-    redshift = rng.uniform(*_REDSHIFT)
-    low, high = survey.host_magnitude
-    magnitude = low + (high - low) * rng.uniform() ** _FAINTER_COMMONER
-    dex = _RADIUS_SLOPE * (magnitude - _PIVOT_MAGNITUDE) + rng.normal(0, _RADIUS_SCATTER)
-    index = rng.uniform(0.6, 6.0) if galaxy else _clipped(rng, _INDEX)
-    ratio = rng.uniform(0.2, 1.0) if galaxy else _clipped(rng, _AXIS_RATIO)
-    light = Element(1.0, 0.0, 0.0, _RADIUS_ARCSEC * 10**dex, *morphology.ellipticity(rng, ratio), sersic=index)
-    dispersion, source, theta_e = _line_of_sight(rng, redshift, survey.theta_e_arcsec)
-    neighbours = morphology.neighbours(rng, width, theta_e)
-    slope = rng.normal(1.0, 0.4)
-    return Host(redshift, magnitude, light, neighbours, slope, theta_e, dispersion, source)
+    _check_lens(host)
+    own, z = laws.sources, host.source_redshift
+    colour = galaxies.draw_colour(rng, laws.discs, view.bands, z)
+    impact = own.impact_max * rng.uniform() ** (1 / (2 - 2.5 * own.counts_slope))
+    x, y = polar(impact * host.theta_e_arcsec, rng.uniform(0, 2 * np.pi))
+    magnified = _MAGNIFICATION / max(impact, _LEAST_IMPACT)
+    wanted = _flux_ratio(rng, own, njy(own.magnitude[0]) * colour.sum() * magnified, host.flux.sum())
+    flux = source_scale(wanted, colour.sum() * magnified, host.flux.sum())
+    magnitude = float(min(magnitude_of(float(flux)), own.magnitude[1]))
+    arcs = njy(magnitude) * colour.sum() * magnified
+    radius = galaxies.radius_arcsec(rng, laws.discs, magnitude, z)
+    light = galaxies.draw_disc(rng, laws.discs, radius, 1 / float(cosmology.kpc_per_arcsec(z)), x, y)
+    source = painted(light, njy(magnitude) * colour)
+    return _lens(host, source, float(arcs / (arcs + host.flux.sum())), z, magnitude)
 
 
-def _clipped(rng: np.random.Generator, law: tuple[float, float, float, float]) -> float:
-    return float(np.clip(rng.normal(law[0], law[1]), law[2], law[3]))
+def draw_twin(host: Host) -> Subject:
+    """The lens's host and neighbours without anything behind them."""
+    return unlensed(TWIN, host, (), 0.0)
 
 
-def _line_of_sight(rng: np.random.Generator, redshift: float, allowed: Sequence[float]) -> tuple[float, float, float]:
-    """Velocity dispersion, source redshift and Einstein radius: the first drawn whose radius is allowed."""
-    dispersion = np.abs(rng.normal(*_DISPERSION_KM_S, _CANDIDATES))
-    least, shape, scale = _SOURCE_BEHIND
-    source = redshift + least + rng.gamma(shape, scale, _CANDIDATES)
-    theta_e = einstein_radius_arcsec(dispersion, redshift, source)
-    chosen = np.flatnonzero((theta_e >= allowed[0]) & (theta_e <= allowed[1]))
-    if len(chosen) == 0:
+def source_scale(flux_ratio: ArrayLike, lensed_flux: ArrayLike, host_flux: ArrayLike) -> Float:
+    """By what a source's flux is to be multiplied so that its images are `flux_ratio` of them and the host's light.
+
+    Raises
+    ------
+    ContractError
+        A ratio is not within 0 and 1, or a source has no light on the stamp.
+    """
+    ratio, lensed = np.asarray(flux_ratio, dtype=np.float64), np.asarray(lensed_flux, dtype=np.float64)
+    if not ((ratio > 0) & (ratio < 1)).all():
+        raise ContractError(f"flux_ratio must be within 0 and 1, got {np.ravel(ratio)[0]:g} (lensed source).")
+    if not (lensed > 0).all():
+        raise ContractError("lensed_flux must be above 0, got an image without light (lensed source). Draw it again.")
+    return np.asarray(np.asarray(host_flux) * ratio / (1 - ratio) / lensed)
+
+
+def with_source_scaled(subject: Subject, scale: float) -> Subject:
+    """The lens with its source's flux multiplied.
+
+    Raises
+    ------
+    ContractError
+        The subject is no lens.
+    """
+    source = tuple(p._replace(flux=tuple(scale * f for f in p.flux)) for p in subject.scene.source_light)
+    if subject.source_magnitude is None:
+        raise ContractError(f"subject must be a lens, got {subject.kind} (source flux). Leave it out.")
+    magnitude = subject.source_magnitude - 2.5 * float(np.log10(scale))
+    scene = subject.scene._replace(source_light=source)
+    return dataclasses.replace(subject, scene=scene, extra=source, source_magnitude=magnitude)
+
+
+def early_type(rng: np.random.Generator, laws: Population, view: View, found: Deflector) -> Host:
+    """The galaxy with its light, without mass and neighbours."""
+    q, angle = deflectors.draw_axis_ratio(rng, laws.hosts, found.sigma_v_km_s), rng.uniform(0, np.pi)
+    tilt = rng.normal(0, laws.hosts.colour_scatter)
+    flux = njy(found.magnitude) * sed.passive(view.bands, found.redshift, tilt)
+    lever = np.log(sed.wavelengths(view.bands) / sed.REFERENCE_NM)
+    light, shape = early_types.draw_light(rng, laws.hosts, found.radius_arcsec, q, angle, flux, lever)
+    x, y = rng.normal(0, laws.surroundings.centring_arcsec, 2).tolist()
+    return Host(
+        found.redshift, found.sigma_v_km_s, found.source_redshift, found.theta_e_arcsec, found.magnitude, (), light, (),
+        shape, angle, (x, y),
+    )  # fmt: skip
+
+
+def neighbours_of(rng: np.random.Generator, laws: Population, view: View, host: Host) -> tuple[Light, ...]:
+    """Of the field, and the host's own."""
+    own = laws.surroundings
+    found = galaxies.draw_neighbours(rng, own, laws.discs, view)
+    for _ in range(rng.poisson(own.companions)):
+        x, y = polar(_COMPANIONS_WITHIN_ARCSEC * rng.uniform(), rng.uniform(0, 2 * np.pi))  # density ~ 1 / radius
+        found += (_companion(rng, view, host, host.magnitude + rng.uniform(*own.companion_magnitude), x, y),)
+    return found
+
+
+def _companion(rng: np.random.Generator, view: View, host: Host, magnitude: float, x: float, y: float) -> Sersic:
+    """A small early type at the host's redshift, sizes as luminosity^0.5 (Shen et al. 2003, MNRAS 343, 978)."""
+    size = host.half_light_radius_arcsec * 10 ** (-0.2 * (magnitude - host.magnitude) + rng.normal(0, 0.1))
+    flux = njy(magnitude) * sed.passive(view.bands, host.redshift, rng.normal(-0.2, 0.3))
+    shape = ellipticity(rng.uniform(0.4, 1.0), rng.uniform(0, np.pi))
+    return Sersic(tuple(flux.tolist()), size, rng.uniform(1.0, 4.0), *shape, x, y)
+
+
+def _with_satellite(rng: np.random.Generator, laws: Population, view: View, host: Host) -> Host:
+    """A companion that deflects too; its light is among the neighbours, for the twin has it as well."""
+    x, y = polar(host.theta_e_arcsec * rng.uniform(*laws.deflectors.satellite_distance), rng.uniform(0, 2 * np.pi))
+    mass = deflectors.draw_satellite_mass(rng, laws.deflectors, host.theta_e_arcsec, x, y)
+    fainter = -2.5 * _SATELLITE_LIGHT * np.log10(mass.theta_e / host.theta_e_arcsec)
+    light = _companion(rng, view, host, host.magnitude + float(fainter), x, y)
+    return dataclasses.replace(host, mass=(*host.mass, mass), neighbours=(*host.neighbours, light))
+
+
+def _flux_ratio(rng: np.random.Generator, laws: Sources, brightest: float, host_flux: float) -> float:
+    """Log-uniform, up to what the brightest source would have behind this host."""
+    least, most = laws.flux_ratio
+    most = min(most, brightest / (brightest + host_flux))
+    return float(np.exp(rng.uniform(np.log(min(least, most)), np.log(most))))
+
+
+def _lens(host: Host, source: tuple[Light, ...], ratio: float, z: float, magnitude: float) -> Subject:
+    mass, light = moved(host.mass, *host.centre_arcsec), moved(host.light + host.neighbours, *host.centre_arcsec)
+    source = moved(source, *host.centre_arcsec)
+    return Subject(LENS, host, Scene(mass, light, source), source, ratio, z, magnitude)
+
+
+def unlensed(kind: str, host: Host, extra: tuple[Light, ...], ratio: float) -> Subject:
+    """The host and its neighbours, and light beside them, with nothing deflected."""
+    light = moved(host.light + host.neighbours, *host.centre_arcsec)
+    extra = moved(extra, *host.centre_arcsec)
+    return Subject(kind, host, Scene((), light + extra, ()), extra, ratio, None, None)
+
+
+def _check_lens(host: Host) -> None:
+    if not (host.mass and host.theta_e_arcsec > 0):
+        raise ContractError(f"theta_e_arcsec must be above 0, got {host.theta_e_arcsec:g} (lens). Draw another host.")
+    if not host.source_redshift > host.redshift:
         raise ContractError(
-            f"theta_e_arcsec must hold an Einstein radius that a galaxy can have, got {list(allowed)} (simulated). "
-            "Widen it."
+            f"z_source must be beyond the lens at {host.redshift:g}, got {host.source_redshift:g} (lens). "
+            "A source in front is not lensed: draw another."
         )
-    first = chosen[0]
-    return float(dispersion[first]), float(source[first]), float(theta_e[first])
-
-
-def draw_subject(
-    rng: np.random.Generator, kind: str, host: Host, bands: Sequence[str], flux_ratio: Sequence[float]
-) -> Subject:
-    """Draw what shines beside a host: a lensed source, or one of `morphology.KINDS`, of the same light."""
-    flux = 10 ** (0.4 * (31.4 - host.magnitude))
-    low, high = np.log(flux_ratio)
-    ratio = float(np.exp(rng.uniform(low, high)))
-    blue = sed.power_law(bands, rng.normal(*_BLUE_SLOPE))
-    if kind == LENS:
-        lens, extra = _mass(rng, host), morphology.source(rng, host.theta_e)
-    else:
-        lens, extra = (
-            Lens(0.0, 0.0, 0.0, 0.0, 0.0),
-            morphology.KINDS.get(kind, morphology.elliptical)(rng, host.theta_e),
-        )
-    neighbours = sed.power_law(bands, host.neighbour_slope)
-    colours = np.stack([flux * sed.passive(bands, host.redshift), flux * neighbours, flux * blue])
-    scene = Scene(lens, ((host.light,), host.neighbours, extra))
-    return Subject(kind, host, scene, colours, ratio if extra else 0.0)
-
-
-def _mass(rng: np.random.Generator, host: Host) -> Lens:
-    e1, e2 = np.array([host.light.e1, host.light.e2]) + rng.normal(0, _MASS_SCATTER, 2)
-    return Lens(host.theta_e, float(e1), float(e2), *rng.normal(0, _SHEAR, 2).tolist())
