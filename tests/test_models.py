@@ -127,7 +127,8 @@ def test_noise_has_the_strength_it_says_and_spares_absent_bands() -> None:
     """Uniform sigma in [0, s]: the variance of the added flux is s^2 / 3."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        stamps = torch.zeros(4000, 2, 4, 4)
-        flux = torch.sinh(network.with_noise(stamps, torch.tensor([[1.0, 0.0]]).expand(4000, 2), 1.5))
+        stamps = torch.asinh(torch.tensor([3.0, 0.0]))[None, :, None, None].expand(4000, 2, 4, 4)
+        flux = torch.sinh(network.with_noise(stamps, 1.5))
+    assert float(flux[:, 0].mean()) == pytest.approx(3.0, abs=0.02)
     assert float(flux[:, 0].var()) == pytest.approx(1.5**2 / 3, rel=0.05)
     assert float(flux[:, 1].abs().max()) == 0

@@ -7,6 +7,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from lensml.models.attention import ArcBias, offsets
+from lensml.models.host_light import VIEWS
 from lensml.models.network import Network, resized
 from lensml.models.residual import Residual
 
@@ -101,9 +102,9 @@ class EnhancedViT(Network):
         self.pixels = size.pixels
         pixels = size.pixels or stamp_pixels
         self.patches = (
-            Trunk(bands, pixels, size.width)
+            Trunk(VIEWS * bands, pixels, size.width)
             if size.patch_pixels is None
-            else Patches(bands, pixels, size.patch_pixels, size.width)
+            else Patches(VIEWS * bands, pixels, size.patch_pixels, size.width)
         )
         self.position = SkyPosition(self.patches.grid, metadata, size.width)
         self.class_token = nn.Linear(metadata, size.width)
@@ -113,8 +114,8 @@ class EnhancedViT(Network):
         self.arcs = nn.ModuleList(ArcBias(self.patches.grid, size.heads) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
 
-    def features(self, stamps: Tensor, metadata: Tensor) -> Tensor:
-        patches = self.patches(resized(stamps, self.pixels)) + self.position(metadata)
+    def encoded(self, images: Tensor, metadata: Tensor) -> Tensor:
+        patches = self.patches(resized(images, self.pixels)) + self.position(metadata)
         tokens = torch.cat([self.class_token(metadata)[:, None], patches], dim=1)
         for block, arc in zip(self.blocks, self.arcs, strict=True):
             tokens = block(tokens, attn_mask=arc())

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from lensml.models.film import Film
+from lensml.models.host_light import VIEWS
 from lensml.models.network import Network
 from lensml.models.residual import Residual, pooled
 
@@ -13,14 +14,14 @@ class FilmConditioned(Network):
     """What an arc looks like depends on pixel scale, PSF and bands: they set the gain of each channel."""
 
     def __init__(self, size: str, bands: int, metadata: int) -> None:
-        backbone = Residual(size, bands)
+        backbone = Residual(size, VIEWS * bands)
         super().__init__(backbone.channels[-1])
         self.backbone = backbone
         self.films = nn.ModuleList(Film(metadata, channels, HIDDEN) for channels in backbone.channels[1:])
 
-    def features(self, stamps: Tensor, metadata: Tensor) -> Tensor:
+    def encoded(self, images: Tensor, metadata: Tensor) -> Tensor:
         first, *rest = self.backbone.stages
-        maps = first(self.backbone.prepared(stamps))
+        maps = first(self.backbone.prepared(images))
         for stage, film in zip(rest, self.films, strict=True):
             maps = film(stage(maps), metadata)
         return pooled(maps)

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lensml.models.host_light import views
+
 
 class Network(nn.Module):
-    """A backbone with a linear head; an architecture is a subclass that gives `features`.
+    """A backbone with a linear head; an architecture is a subclass that gives `encoded`.
 
     Parameters
     ----------
@@ -18,9 +20,13 @@ class Network(nn.Module):
         self.width = width
         self.head = nn.Linear(width, 1)
 
-    def features(self, stamps: Tensor, metadata: Tensor) -> Tensor:
-        """(B, C, H, W) asinh(flux / sky sigma) and (B, M) metadata to (B, width)."""
+    def encoded(self, images: Tensor, metadata: Tensor) -> Tensor:
+        """(B, 2 C, H, W) of `host_light.views` and (B, M) metadata to (B, width)."""
         raise NotImplementedError
+
+    def features(self, stamps: Tensor, metadata: Tensor) -> Tensor:
+        """(B, C, H, W) asinh(flux / sky sigma), 0 where bad, and (B, M) metadata to (B, width)."""
+        return self.encoded(views(stamps), metadata)
 
     def forward(self, stamps: Tensor, metadata: Tensor) -> Tensor:
         """The logit of "is a lens", (B,)."""
@@ -41,15 +47,14 @@ def resized(stamps: Tensor, pixels: int | None) -> Tensor:
     return functional.interpolate(stamps, size=(pixels, pixels), mode="bilinear", align_corners=False)
 
 
-def with_noise(stamps: Tensor, present: Tensor, sigma_max: float) -> Tensor:
+def with_noise(stamps: Tensor, sigma_max: float) -> Tensor:
     """The stamps as a shallower exposure would show them: Gaussian noise added to the flux.
 
     Parameters
     ----------
-    stamps : (B, C, H, W) asinh(flux / sky sigma)
-    present : (B, C) 1 where the band is there
+    stamps : (B, C, H, W) asinh(flux / sky sigma); what is exactly 0, bad pixels and missing bands, stays 0
     sigma_max : per object the noise is uniform in [0, sigma_max], in units of the band's own sky sigma
     """
     sigma = sigma_max * torch.rand(len(stamps), 1, 1, 1, device=stamps.device, dtype=stamps.dtype)
-    noise = sigma * torch.randn_like(stamps) * present[:, :, None, None]
+    noise = sigma * torch.randn_like(stamps) * (stamps != 0)
     return torch.asinh(torch.sinh(stamps) + noise)

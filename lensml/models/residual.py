@@ -22,7 +22,7 @@ class Residual(nn.Module):
     Parameters
     ----------
     size : "tiny" (four blocks on the stamp's own pixels) or "base" (ResNet-50 on stamps resized to 224 pixels)
-    bands : channels of a stamp
+    bands : channels of its images
     """
 
     def __init__(self, size: str, bands: int) -> None:

@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch import cat as concatenate
 
+from lensml.models.host_light import VIEWS
 from lensml.models.network import MetadataEmbedding, Network, with_noise
 from lensml.models.residual import Residual, pooled
 
@@ -14,16 +15,16 @@ class RobustResNet(Network):
     """Residual backbone, noise of a random strength on every training stamp, metadata joined before the head."""
 
     def __init__(self, size: str, bands: int, metadata: int) -> None:
-        backbone = Residual(size, bands)
+        backbone = Residual(size, VIEWS * bands)
         super().__init__(backbone.channels[-1] + METADATA_WIDTH)
-        self.bands = bands
         self.backbone = backbone
         self.embedding = MetadataEmbedding(metadata, METADATA_WIDTH)
 
     def features(self, stamps: Tensor, metadata: Tensor) -> Tensor:
-        if self.training:
-            stamps = with_noise(stamps, metadata[:, : self.bands], NOISE_MAX)
-        maps = self.backbone.prepared(stamps)
+        return super().features(with_noise(stamps, NOISE_MAX) if self.training else stamps, metadata)
+
+    def encoded(self, images: Tensor, metadata: Tensor) -> Tensor:
+        maps = self.backbone.prepared(images)
         for stage in self.backbone.stages:
             maps = stage(maps)
         return concatenate([pooled(maps), self.embedding(metadata)], dim=1)
