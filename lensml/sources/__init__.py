@@ -15,6 +15,7 @@ from lensml.sources import (
     galaxy_zoo,
     hsc,
     hst,
+    injected,
     kids,
     legacy,
     lenscat,
@@ -58,3 +59,4 @@ SOURCES: dict[str, SourceKind] = {
     "slacs": slacs.KIND,
     "sled": sled.KIND,
 }
+SOURCES["injected"] = injected.kind(dict(SOURCES))  # its hosts are of any other kind
