@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lensml.config_camera import Observing
+from lensml.config_population import Population, Selection
 from lensml.config_types import (
     Arcsec,
     Count,
     Fraction,
     Jobs,
     Name,
-    OpenFraction,
     Positive,
     PositiveFloat,
     Section,
@@ -23,21 +24,20 @@ from lensml.config_types import (
 class SimulatedSurvey(Section):
     bands: Annotated[list[Name], Field(min_length=1)]
     stamp_pixels: Annotated[int, Field(ge=16, le=512)]
-    electrons_per_nJy: PositiveFloat  # noqa: N815
-    read_noise_electrons: Annotated[float, Field(ge=0)]
-    host_magnitude: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(ascending)]
-    theta_e_arcsec: Annotated[list[Arcsec], Field(min_length=2, max_length=2), AfterValidator(ascending)]
+    selection: Selection
+    observing: Observing
 
 
 class SimulatedSource(Section):
     kind: Literal["simulated"]
     seed: Seed
-    lenses: Count
-    non_lenses: Count
+    lenses: Count  # each with a twin: its host, seen alike, without the arc
+    hard_negatives: Count
     unlabelled: Count
     supersampling: Annotated[int, Field(ge=1, le=8)]
     arc_snr_min: Annotated[float, Field(ge=0)]
-    flux_ratio: Annotated[list[OpenFraction], Field(min_length=2, max_length=2), AfterValidator(ascending)]
+    catalogue_missing: Fraction  # of objects whose redshift and shape no catalogue has
+    population: Population
     surveys: Annotated[dict[Name, SimulatedSurvey], Field(min_length=1)]
     batch_objects: Positive
     jobs: Jobs

@@ -16,7 +16,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def tiny(params: dict[str, Any]) -> None:
     """The main job, small: 160 labelled stamps of two surveys, one epoch."""
-    params["sources"]["simulated"] |= {"lenses": 80, "non_lenses": 80, "unlabelled": 24, "jobs": 1, "batch_objects": 64}
+    params["sources"]["simulated"] |= {"lenses": 64, "hard_negatives": 32, "unlabelled": 24, "jobs": 1}
     for section in ("convert", "psf_match"):
         params[section]["jobs"] = 1
     params["split"]["stratum_min_groups"] = 8

@@ -175,5 +175,5 @@ def test_every_object_is_accounted_for(done: Path) -> None:
     source = params.sources["simulated"]
     assert isinstance(source, config.SimulatedSource)
     labels = pl.read_parquet(done / "data/labels/labels.parquet")
-    assert labels.height == source.lenses + source.non_lenses + source.unlabelled
+    assert labels.height == 2 * source.lenses + source.hard_negatives + source.unlabelled
     assert pl.read_parquet(done / "data/splits.parquet").height == labels.height

@@ -11,6 +11,7 @@ from lensml import config
 from lensml.schema import MISSING_REDSHIFT
 
 if TYPE_CHECKING:  # at run time only where pixels are made: they bring torch
+    from lensml.lensing.deflectors import View
     from lensml.lensing.observe import Camera
     from lensml.lensing.population import Host, Subject
 
@@ -26,7 +27,7 @@ _SHAPE_ERROR: Final = 0.08  # relative, of radius, index and axis ratio as a sur
 TRUTH: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "object_id": pl.String, "survey": pl.String, "row": pl.Int64, "label": pl.String, "kind": pl.String,
     "parent": pl.String, "flux_ratio": pl.Float64, "theta_e_arcsec": pl.Float64, "extra_snr": pl.Float64,
-    "dispersion_km_s": pl.Float64, "z_source": pl.Float64, "host_magnitude": pl.Float64, "z_phot": pl.Float64,
+    "sigma_v_km_s": pl.Float64, "z_source": pl.Float64, "host_magnitude": pl.Float64, "z_phot": pl.Float64,
     "z_err": pl.Float64, "z_spec": pl.Float64, "half_light_radius": pl.Float64, "axis_ratio": pl.Float64,
     "sersic_index": pl.Float64,
 }  # fmt: skip
@@ -41,25 +42,33 @@ class Unit(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many objects of each label a survey has; they stand in this order, and twins share their place in it."""
+    """How many objects of each sort a survey has; they stand in this order, and a lens and its twin share a host."""
 
     lens: int
-    nonlens: int
-    unknown: int
+    twin: int
+    negative: int
+    unlabelled: int
 
     def place(self, index: int) -> tuple[str, int]:
-        """Label and host of an object."""
-        for label, count in zip(self._fields, self, strict=True):
+        """Sort and host of an object."""
+        for sort, count in zip(self._fields, self, strict=True):
             if index < count:
-                return label, index + (max(self.lens, self.nonlens) if label == "unknown" else 0)
+                first = {"negative": self.lens, "unlabelled": self.lens + self.negative}.get(sort, 0)
+                return sort, index + first
             index -= count
         raise IndexError(index)
+
+
+LABELS: Final = {"lens": "lens", "twin": "nonlens", "negative": "nonlens", "unlabelled": "unknown"}
 
 
 def counts_of(params: config.SimulatedSource, survey: str) -> Counts:
     """A survey's share of the objects; the first surveys take what does not divide."""
     place, n = list(params.surveys).index(survey), len(params.surveys)
-    return Counts(*((total - place + n - 1) // n for total in (params.lenses, params.non_lenses, params.unlabelled)))
+    lenses, negatives, unlabelled = (
+        (total - place + n - 1) // n for total in (params.lenses, params.hard_negatives, params.unlabelled)
+    )
+    return Counts(lenses, lenses, negatives, unlabelled)
 
 
 def njy_per_count(survey: config.Survey) -> float:
@@ -78,69 +87,105 @@ def simulate(
         counts, variance (counts^2), bad (1 = do not use), each (object, band, y, x), and psf (object, band, py, px)
     truth
         of TRUTH
+
+    Raises
+    ------
+    ContractError
+        An arc stays too faint however often it is drawn, or no galaxy is as the survey's selection asks for.
     """
     import torch
 
     from lensml.lensing import observe
+    from lensml.sources import simulated_light
 
     torch.set_num_threads(1)  # sums in one order
     camera = _camera(params, unit.survey, survey)
-    drawn = [_Draw(params, unit.survey, counts, i, camera) for i in range(unit.start, unit.stop)]
-    fwhm = np.stack([camera.draw_fwhm(d.rng) for d in drawn])
-    light = observe.expose([d.subject() for d in drawn], lambda i: drawn[i].subject(), fwhm, camera, params.arc_snr_min)
-    noisy = [observe.add_noise(d.rng, flux, camera) for d, flux in zip(drawn, light.flux, strict=True)]
-    flux, variance, bad = (np.stack(planes) for planes in zip(*noisy, strict=True))
+    bank = simulated_light.psf_bank_of(params, unit.survey, survey)
+    view = _view(params, unit.survey, survey)
+    drawn = [Drawn(params, unit.survey, counts, i, camera, view) for i in range(unit.start, unit.stop)]
+    seen = simulated_light.expose(drawn, bank, camera, params.supersampling, params.arc_snr_min)
+    psf = bank.stamp[[d.psf for d in drawn]]
+    records = [
+        observe.record(d.rng, flux, own, d.exposure, camera, d.artefact)
+        for d, flux, own in zip(drawn, seen.flux, psf, strict=True)
+    ]
+    flux, variance, bad = (np.stack(planes) for planes in zip(*records, strict=True))
     scale = njy_per_count(survey)
     arrays: dict[str, NDArray[Any]] = {
         "counts": _on_steps(flux / scale, camera.sky_sigma / scale),
         "variance": _rounded(variance / scale**2, _VARIANCE_BITS),
         "bad": bad.astype(np.uint8),
-        "psf": _rounded(camera.psf(fwhm).numpy(), _PSF_BITS),
+        "psf": _rounded(psf, _PSF_BITS),
     }
-    facts = zip(drawn, light.subjects, light.flux_ratio.tolist(), light.extra_snr.tolist(), strict=True)
-    rows = [_truth(draw, subject, ratio, snr) for draw, subject, ratio, snr in facts]
+    rows = [_truth(d, float(ratio), float(snr)) for d, ratio, snr in zip(drawn, seen.flux_ratio, seen.snr, strict=True)]
     return arrays, pl.DataFrame(rows, schema=TRUTH)
 
 
-class _Draw:
-    """One object's place, random numbers and host."""
+class Drawn:
+    """One object's place, random numbers, host, and the conditions it is seen under, which twins share too."""
 
     def __init__(
-        self, params: config.SimulatedSource, survey: str, counts: Counts, index: int, camera: "Camera"
+        self,
+        params: config.SimulatedSource,
+        survey: str,
+        counts: Counts,
+        index: int,
+        camera: "Camera",
+        view: "View",
     ) -> None:
-        from lensml.lensing import morphology, population
+        from lensml.lensing import observe, population
 
-        self.survey, self.index, self.params, self.bands = survey, index, params, camera.bands
-        self.label, self.place = counts.place(index)
-        self.rng = _rng(params, survey, _OBJECT, index)
-        self.host_rng = _rng(params, survey, _HOST, self.place)
-        width, unlabelled = camera.pixels * camera.pixel_scale, self.label == "unknown"
-        self.host: Host = population.draw_host(self.host_rng, params.surveys[survey], width, galaxy=unlabelled)
-        names = {"lens": [population.LENS], "nonlens": list(morphology.KINDS), "unknown": [population.GALAXY]}
-        self.kind = str(self.rng.choice(names[self.label]))
+        self.survey, self.index, self.laws, self.view = survey, index, params.population, view
+        self.sort, self.place = counts.place(index)
+        self.host_rng, self.rng = _rng(params, survey, _HOST, self.place), _rng(params, survey, _OBJECT, index)
+        self.psf = int(self.host_rng.integers(params.surveys[survey].observing.psfs))
+        self.exposure = observe.expose(self.host_rng, camera)
+        self.in_catalogue = bool(self.host_rng.uniform() >= params.catalogue_missing)
+        self.host: Host = population.draw_host(self.host_rng, self.laws, self.view)
+        self.subject: Subject = self._subject(None)
 
-    def subject(self) -> "Subject":
-        """What is beside the host, drawn anew at each call."""
-        from lensml.lensing import population
+    def again(self) -> None:
+        """Draw what is behind the host or beside it anew, of the same kind."""
+        self.subject = self._subject(self.subject.kind)
 
-        return population.draw_subject(self.rng, self.kind, self.host, self.bands, self.params.flux_ratio)
+    def _subject(self, kind: str | None) -> "Subject":
+        from lensml.lensing import negatives, population
+
+        if self.sort == "lens":
+            return population.draw_lens(self.rng, self.laws, self.view, self.host)
+        if self.sort == "twin":
+            return population.draw_twin(self.host)
+        if self.sort == "negative":
+            return negatives.draw_negative(self.rng, self.laws, self.view, self.host, kind)
+        return negatives.draw_galaxy(self.rng, self.laws, self.view, kind)
+
+    @property
+    def artefact(self) -> tuple[str, tuple[float, float]] | None:
+        """That the camera is to add, and where."""
+        name, at = self.subject.artefact, self.subject.artefact_at
+        return (name, at) if name is not None and at is not None else None
 
 
-def _truth(draw: _Draw, subject: "Subject", flux_ratio: float, snr: float) -> dict[str, Any]:
+def _truth(draw: Drawn, flux_ratio: float, snr: float) -> dict[str, Any]:
     """Twins have the same measured redshift and shape, which can therefore tell no lens from its twin."""
-    host, known, lens = subject.host, draw.label == "unknown", draw.label == "lens"
+    host, known, lens = draw.subject.host, draw.sort == "unlabelled", draw.sort == "lens"
     error = _REDSHIFT_ERROR * (1 + host.redshift)
-    z_phot = host.redshift + draw.host_rng.normal(0, error)
+    z_phot = max(host.redshift + draw.host_rng.normal(0, error), 0.0)
     measured = np.exp(draw.host_rng.normal(0, 0.0 if known else _SHAPE_ERROR, 3))
+    shape = (
+        host.half_light_radius_arcsec * measured[0], min(host.axis_ratio * measured[1], 1.0),
+        host.sersic_index * measured[2],
+    )  # fmt: skip
+    listed = known or draw.in_catalogue
     return {
-        "object_id": f"{draw.survey}-{draw.index:06d}", "survey": draw.survey, "row": draw.index, "label": draw.label,
-        "kind": subject.kind, "parent": f"{draw.survey}-host-{draw.place:06d}",
-        "flux_ratio": flux_ratio if lens else None, "theta_e_arcsec": host.theta_e if lens else None,
-        "extra_snr": snr, "dispersion_km_s": host.dispersion_km_s if lens else None,
-        "z_source": host.source_redshift if lens else None, "host_magnitude": host.magnitude,
-        "z_phot": max(z_phot, 0.0), "z_err": error, "z_spec": host.redshift if known else MISSING_REDSHIFT,
-        "half_light_radius": host.light.radius * measured[0], "axis_ratio": min(host.axis_ratio * measured[1], 1.0),
-        "sersic_index": host.light.sersic * measured[2],
+        "object_id": f"{draw.survey}-{draw.index:06d}", "survey": draw.survey, "row": draw.index,
+        "label": LABELS[draw.sort], "kind": draw.subject.kind, "parent": f"{draw.survey}-host-{draw.place:06d}",
+        "flux_ratio": flux_ratio if lens else None, "theta_e_arcsec": host.theta_e_arcsec if lens else None,
+        "extra_snr": snr, "sigma_v_km_s": host.sigma_v_km_s if lens else None,
+        "z_source": draw.subject.z_source if lens else None, "host_magnitude": host.magnitude,
+        "z_phot": z_phot if listed else MISSING_REDSHIFT, "z_err": error if listed else MISSING_REDSHIFT,
+        "z_spec": host.redshift if known else MISSING_REDSHIFT,
+        **dict(zip(("half_light_radius", "axis_ratio", "sersic_index"), shape if listed else (None,) * 3, strict=True)),
     }  # fmt: skip
 
 
@@ -148,12 +193,17 @@ def _camera(params: config.SimulatedSource, name: str, survey: config.Survey) ->
     from lensml.lensing.observe import Camera
 
     own = params.surveys[name]
-    bands = [survey.bands[band] for band in own.bands]
-    return Camera(
-        tuple(own.bands), own.stamp_pixels, survey.pixel_scale, params.supersampling,
-        np.array([b.psf_fwhm for b in bands]), np.array([b.sky_sigma_nJy for b in bands]), own.electrons_per_nJy,
-        own.read_noise_electrons,
-    )  # fmt: skip
+    sigma = np.array([survey.bands[band].sky_sigma_nJy for band in own.bands])
+    return Camera(tuple(own.bands), own.stamp_pixels, survey.pixel_scale, sigma, own.observing)
+
+
+def _view(params: config.SimulatedSource, name: str, survey: config.Survey) -> "View":
+    from lensml.lensing.deflectors import View
+
+    own = params.surveys[name]
+    sharpest = min(survey.bands[band].psf_fwhm for band in own.bands)
+    side = own.stamp_pixels * survey.pixel_scale
+    return View(tuple(own.bands), side, sharpest, own.selection.host_magnitude, own.selection.theta_e_arcsec)
 
 
 def _rng(params: config.SimulatedSource, survey: str, stream: int, index: int) -> np.random.Generator:
