@@ -26,6 +26,9 @@ ELSEWHERE = {
     "make test": "continuous integration",
     "dvc remote add --local -d team s3://bucket/lensml": "test_graph.test_pushed_data_arrive_in_a_clean_clone",
     "dvc remote add --local -d team ssh://host/path/lensml": "the same remote, another protocol",
+    "lensml cluster best.par --images arcs.dat --redshift 1.45 --redshift 9 --out curves.png": (
+        "test_app_cluster.test_smacs_0723"
+    ),
     "dvc push": "test_graph.test_pushed_data_arrive_in_a_clean_clone",
     "dvc pull": "test_graph.test_pushed_data_arrive_in_a_clean_clone",
 }
