@@ -193,7 +193,8 @@ def _lit(table: Table, x: Tensor, y: Tensor, objects: int, area: float) -> Tenso
         return _dark(x, y, objects, table.profile.flux.shape[1])
     if _alone(table, objects):
         return _rows(table, x, y, area)
-    rows = _rows(table, *(v if len(v) == 1 else v[owner] for v in (x, y)), area)
+    x, y = (v if len(v) == 1 else v[owner] for v in (x, y))
+    rows = _rows(table, x, y, area)
     return rows.new_zeros(objects, *rows.shape[1:]).index_add(0, owner, rows)
 
 
