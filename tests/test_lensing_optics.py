@@ -15,9 +15,8 @@ from lensml.imaging import psf_width
 from lensml.lensing import optics, psf_bank
 from lensml.schema import ContractError
 from tests.observing import observing
+from tests.real_sample import REAL, needs_real
 
-REAL = Path(__file__).parents[2] / "shared" / "real"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no sample of real survey files beside the checkout")
 WAVE_UM, APERTURE_M = 0.8, 2.0
 RESOLUTION = WAVE_UM * 1e-6 / APERTURE_M * 206264.806247  # lambda / D, arcsec
 Float = NDArray[np.float64]
