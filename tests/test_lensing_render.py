@@ -165,12 +165,12 @@ def test_a_margin_brings_in_what_the_psf_scatters_from_outside() -> None:
     halo = Scene((), (Sersic((1.0,), 1.5, 2.0, 0.1, 0.0, 0.0, 0.0),), ())
     psf = moffat(0.4, 0.05, 0.6)
     narrow, wide, whole = (images([halo], grid, psf)[0, 0] for grid in (
-        Grid(20, 0.1, 2), Grid(20, 0.1, 2, margin=8), Grid(60, 0.1, 2),
+        Grid(20, 0.1, 2, 1), Grid(20, 0.1, 2, 1, margin=8), Grid(60, 0.1, 2, 1),
     ))  # fmt: skip
-    np.testing.assert_allclose(wide, whole[20:40, 20:40], rtol=1e-4)
+    np.testing.assert_allclose(wide, whole[20:40, 20:40], rtol=1e-9)
     assert narrow[0, 0] < 0.7 * wide[0, 0]
-    short = images([halo], Grid(20, 0.1, 2, margin=3), psf)[0, 0]
-    np.testing.assert_allclose(short[4:-4, 4:-4], wide[4:-4, 4:-4], rtol=1e-3)
+    short = images([halo], Grid(20, 0.1, 2, 1, margin=3), psf)[0, 0]
+    np.testing.assert_allclose(short[4:-4, 4:-4], wide[4:-4, 4:-4], rtol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["sersic", "point"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _SUM_ERROR: Final = 1e-3  # of a kernel: more is no rounding
+_RIPPLES: Final = 4  # fine pixels about a kernel for what its edge becomes where it is moved by part of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Psf:
 
 def padded_side(side: int, reach: int, margin: int) -> int:
     """Side of the transforms of `side` pixels, margins included, into which no light may come around the corner."""
-    return next(_fast_lengths(side + max(0, reach - margin)))
+    return next(n for n in _lengths(side + max(0, reach - margin)) if n % 4 == 0)  # others take half as long again
 
 
 def convolved(phases: Tensor, transform: Tensor, begin: int, pixels: int) -> Tensor:
@@ -86,8 +87,8 @@ def bin_pixels(maps: Tensor, supersampling: int) -> Tensor:
     return by_pixel(maps, supersampling).sum(dim=(2, 3))
 
 
-def stars(kernels: Tensor, x: Tensor, y: Tensor, fine: int) -> Tensor:
-    """PSFs moved to any places, on the fine grid: (row, band, fine, fine). Exact up to the PSF's own sampling.
+def stars(kernels: Tensor, x: Tensor, y: Tensor, supersampling: int) -> tuple[Tensor, Tensor]:
+    """PSFs moved to any places, exact up to their own sampling: stamps (row, band, n, n) of whole pixels.
 
     Parameters
     ----------
@@ -95,15 +96,21 @@ def stars(kernels: Tensor, x: Tensor, y: Tensor, fine: int) -> Tensor:
         (row or 1, band, k, k)
     x, y
         fine pixels from the first one's centre: (row,)
+
+    Returns
+    -------
+    the stamps, and the pixels (row, 2) in which they begin, y first; both may lie outside the image
     """
-    half = kernels.shape[-1] // 2
-    side = next(n for n in _fast_lengths(fine + 2 * half + 1) if n % 2)  # odd: no frequency is its own mirror
-    spectrum = torch.fft.rfft2(_around_first(kernels, side))
+    size = kernels.shape[-1]
+    side = next(n for n in _lengths(size + 2 * _RIPPLES + supersampling) if n % 2)  # no frequency is its own mirror
+    places = torch.stack([y, x], dim=-1)
+    begin = torch.floor((places.detach() - size // 2 - _RIPPLES) / supersampling).to(torch.int64)
     waves = -2j * math.pi * torch.fft.fftfreq(side, dtype=x.dtype, device=x.device)
-    across, up = (torch.exp(waves * v[:, None]) for v in (x, y))
-    moved = spectrum * (up[:, None, :, None] * across[:, None, None, : side // 2 + 1])
-    inside = (torch.maximum((x - (fine - 1) / 2).abs(), (y - (fine - 1) / 2).abs()) < fine / 2 + half).to(x.dtype)
-    return torch.fft.irfft2(moved, s=(side, side))[..., :fine, :fine] * inside[:, None, None, None]
+    up, across = torch.exp(waves * (places - begin * supersampling)[..., None]).unbind(1)
+    moved = torch.fft.rfft2(_around_first(kernels, side)) * up[:, None, :, None]
+    fine = torch.fft.irfft2(moved * across[:, None, None, : side // 2 + 1], s=(side, side))
+    rest = -side % supersampling
+    return bin_pixels(torch.nn.functional.pad(fine, (0, rest, 0, rest)), supersampling), begin
 
 
 def _transform(kernels: Tensor, side: int, supersampling: int) -> Tensor:
@@ -128,11 +135,11 @@ def _around_first(kernels: Tensor, side: int) -> Tensor:
     return torch.nn.functional.pad(kernels, (0, rest, 0, rest)).roll((-half, -half), dims=(-2, -1))
 
 
-def _fast_lengths(least: int) -> Iterator[int]:
-    """Lengths with factors 2, 3 and 5 only, for which the FFT is fast, from `least` on."""
+def _lengths(least: int) -> Iterator[int]:
+    """Lengths with factors 2, 3, 5 and 7 only, for which the FFT is fast, from `least` on."""
     while True:
         rest = least
-        for factor in (2, 3, 5):
+        for factor in (2, 3, 5, 7):
             while rest % factor == 0:
                 rest //= factor
         if rest == 1:

@@ -19,8 +19,8 @@ from torch import Tensor
 Sample = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of objects (block,) at x and y (block, cell, place) arcsec, flux per fine pixel: (block, band, cell, place)."""
 
-_SHARE: Final = 1e-5  # of an object's flux: a fine pixel that is wrong by as much is sampled again
-_STEEP: Final = 30.0  # times as much: as finely as allowed, and half as finely below
+_SHARE: Final = 2e-5  # of an object's flux: a fine pixel that is wrong by as much is sampled again
+_STEEP: Final = 10.0  # times as much: as finely as allowed, and half as finely below
 _CELLS: Final = 16  # that are sampled together: an object's are padded to a multiple
 _REACH: Final = 2  # fine pixels either way: 3 x 3 would see narrow PSFs (1.5 pixels FWHM) wrong by half a per cent
 

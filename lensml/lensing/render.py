@@ -101,8 +101,8 @@ def render_batch(
 def surface_brightness(parameters: Parameters, grid: Grid) -> Tensor:
     """Light before the PSF, flux per fine pixel: (object, band, fine y, fine x), with margins, without `Point`s.
 
-    Where it was sampled again, a fine pixel's light stands in it and its neighbours such that its centroid and second
-    moments are kept.
+    Where it was sampled again, a fine pixel's light stands in it and its neighbours (see `lensml.lensing.refine`), for
+    a PSF to come; `refinement=1` gives plain samples.
     """
     return torch.cat([_maps(part, grid, True, _light) for _, part in _chunks(parameters, grid)])
 
@@ -229,17 +229,26 @@ def _alike_light(part: Parameters, x: Tensor, y: Tensor, area: float) -> Tensor:
 
 
 def _with_stars(image: Tensor, parameters: Parameters, grid: Grid, psf: Psf) -> Tensor:
-    """With its point sources: the PSF at their places, exact up to the PSF's own sampling."""
+    """With its point sources."""
     for table in parameters.lens_light:
         if isinstance(table.profile, Point):
             flux, x, y = table.profile
             kernels = psf.kernels[table.owner] if len(psf.kernels) > 1 else psf.kernels
-            middle = (grid.fine - 1) / 2
-            drawn = convolution.stars(kernels, x / grid.step + middle, y / grid.step + middle, grid.fine)
-            drawn = convolution.bin_pixels(drawn * flux[..., None, None], grid.supersampling)
-            part = slice(grid.margin, grid.margin + grid.pixels)
-            image = image.index_add(0, table.owner, drawn[..., part, part])
+            first = (grid.pixels * grid.supersampling - 1) / 2
+            stamps, begin = convolution.stars(kernels, x / grid.step + first, y / grid.step + first, grid.supersampling)
+            image = _pasted(image, stamps * flux[..., None, None], begin, table.owner)
     return image
+
+
+def _pasted(image: Tensor, stamps: Tensor, begin: Tensor, owner: Tensor) -> Tensor:
+    """Stamps (row, band, n, n) added to their owners' images from pixels `begin` (row, 2) on; the rest is lost."""
+    objects, bands, side, _ = image.shape
+    row, column = (begin[..., None] + torch.arange(stamps.shape[-1], device=image.device)).unbind(1)
+    inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None, :]
+    where = (owner[:, None, None] * side + row[:, :, None]) * side + column[:, None, :]
+    light_there = stamps.permute(0, 2, 3, 1)[inside]
+    added = image.new_zeros(objects * side**2, bands).index_add(0, where[inside], light_there)
+    return image + added.reshape(objects, side, side, bands).permute(0, 3, 1, 2)
 
 
 def _plane(axis: Tensor) -> tuple[Tensor, Tensor]:
