@@ -52,11 +52,11 @@ def test_every_object_once_an_epoch_with_its_own_values(split):
 def test_pixels_belong_to_their_row_up_to_a_turn_which_flux_variance_and_psf_share(split):
     folder, _, facts = split
     names = ("stamps", "log_variance", "psf")
-    plain = next(iter(Batches(folder, facts, 23, seed=None, variance=True, psf=True).epoch(5)))
+    plain = next(iter(Batches(folder, facts, 23, seed=None, beside=("log_variance", "psf")).epoch(5)))
     np.testing.assert_array_equal(plain["row"], np.arange(23))
     assert plain["psf"].shape == (23, 4, 5, 5)
     assert torch.equal(plain["psf"].sum(dim=(2, 3))[1:21].round(decimals=5), torch.tensor([[1.0, 1, 1, 0]] * 20))
-    for batch in Batches(folder, facts, 8, seed=3, variance=True, psf=True).epoch(1):
+    for batch in Batches(folder, facts, 8, seed=3, beside=("log_variance", "psf")).epoch(1):
         for n, row in enumerate(batch["row"].tolist()):
             same = {name: [torch.equal(batch[name][n], way) for way in eight(plain[name][row])] for name in names}
             assert sum(same["stamps"]) == 1

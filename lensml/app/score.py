@@ -150,7 +150,7 @@ def _scored(stamps: Stamps, ensemble: Ensemble, refused: Refused) -> pl.DataFram
     refused += list(left.iter_rows())
     if not catalogue.height:
         return pl.DataFrame(schema=ensemble.columns)
-    batch = _inputs(catalogue, shown.flux, ensemble)
+    batch = _inputs(shown, ensemble)
     logits = {name: predict.logits(network, [batch]) for name, network in ensemble.networks.items()}
     probability, fused = fusion.apply(ensemble.combination, logits)
     columns = {
@@ -165,15 +165,23 @@ def _scored(stamps: Stamps, ensemble: Ensemble, refused: Refused) -> pl.DataFram
     return schema.check(table, ensemble.columns, "the scores")
 
 
-def _inputs(catalogue: pl.DataFrame, flux: NDArray[np.float32], ensemble: Ensemble) -> Mapping[str, torch.Tensor]:
-    """The networks' batch, from the same codes that a shard holds."""
-    own, bands = tuple(catalogue["bands"][0]), ensemble.params.shard.bands
-    sky_sigma = np.array(catalogue["sky_sigma"].to_list(), dtype=np.float64)
-    codes = quantisation.encode_flux(flux, sky_sigma)
-    stamps = np.zeros((flux.shape[0], len(bands), *flux.shape[2:]), np.float32)
-    stamps[:, [bands.index(band) for band in own]] = codes * np.float32(quantisation.STEP)
-    metadata = statistics.metadata(catalogue, ensemble.facts)
-    return {"stamps": torch.from_numpy(stamps), "metadata": torch.from_numpy(metadata)}
+def _inputs(shown: Stamps, ensemble: Ensemble) -> Mapping[str, torch.Tensor]:
+    """All that a network may need, from the same codes that a shard holds."""
+    channels = [ensemble.params.shard.bands.index(band) for band in shown.bands]
+    sky_sigma = np.array(shown.catalogue["sky_sigma"].to_list(), dtype=np.float64)
+    step = np.float32(quantisation.STEP)
+    planes: dict[str, tuple[NDArray[Any], float]] = {  # and what a channel without data holds
+        "stamps": (quantisation.encode_flux(shown.flux, sky_sigma) * step, 0.0),
+        "log_variance": (quantisation.encode_variance(shown.variance, sky_sigma) * step, quantisation.BAD_LOG_VARIANCE),
+        "psf": (quantisation.decode_psf(quantisation.encode_psf(shown.psf)), 0.0),
+        "sky_sigma": (sky_sigma, 0.0),
+    }
+    batch = {"metadata": torch.from_numpy(statistics.metadata(shown.catalogue, ensemble.facts))}
+    for name, (values, empty) in planes.items():
+        whole = np.full((len(values), len(ensemble.params.shard.bands), *values.shape[2:]), empty, np.float32)
+        whole[:, channels] = values
+        batch[name] = torch.from_numpy(whole)
+    return batch | {"pixel_scale": torch.from_numpy(shown.catalogue["pixel_scale"].to_numpy().astype(np.float32))}
 
 
 def _note(stamps: Stamps, ensemble: Ensemble) -> str:

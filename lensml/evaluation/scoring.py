@@ -58,7 +58,7 @@ def _members(test: Path, models: Mapping[str, Path], threads: int) -> dict[str, 
     for name in sorted(models):
         network, made = checkpoint.load(models[name])
         trained_on[name] = made.data_hash
-        batches = Batches(test, made.normalisation, BATCH_OBJECTS, seed=None)
+        batches = Batches(test, made.normalisation, BATCH_OBJECTS, None, network.needs)
         bar = tqdm(batches.epoch(0), total=len(batches), desc=f"score {name}", unit="batch", disable=None)
         found[name] = predict.logits(network.to(device), bar)
     if len(set(trained_on.values())) > 1:

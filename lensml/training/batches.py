@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,8 +29,7 @@ class Batches:
     statistics : of the train split, see `lensml.catalog.statistics.fit`
     batch_size : the most objects in a batch; sizes differ by one at the most, so that none is tiny
     seed : of the order and of the flips and quarter turns; None: the shards' order and no augmentation
-    variance : add `log_variance`
-    psf : add `psf`
+    beside : of `lensml.models.network.BESIDE`, what is added
 
     Raises
     ------
@@ -43,8 +43,7 @@ class Batches:
         statistics: stats.Statistics,
         batch_size: int,
         seed: int | None,
-        variance: bool = False,
-        psf: bool = False,
+        beside: tuple[str, ...] = (),
     ) -> None:
         self.reader = ShardReader(folder, tuple(statistics["bands"]))
         sides = self.reader.stamp_pixels, statistics["stamp_pixels"]
@@ -57,7 +56,9 @@ class Batches:
         self.metadata = torch.from_numpy(stats.metadata(index, statistics))
         self.label = torch.tensor([LABEL_VALUES.get(label, np.nan) for label in index["label"]], dtype=torch.float32)
         self.weight = torch.from_numpy(stats.weights(index, statistics))
-        self._batch_size, self._seed, self._variance, self._psf = batch_size, seed, variance, psf
+        self.theta_e_arcsec = torch.from_numpy(stats.values(index, "theta_e_arcsec")).float()
+        self._told = {"pixel_scale": _column(index, "pixel_scale"), "sky_sigma": _per_channel(index, self.reader.bands)}
+        self._batch_size, self._seed, self._beside = batch_size, seed, beside
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
@@ -85,10 +86,13 @@ class Batches:
         label : (B,) 1 lens, 0 non-lens, NaN neither
         weight : (B,), see `lensml.catalog.statistics.weights`
         row : (B,) int64
+        theta_e_arcsec : (B,), NaN where nobody knows it
         log_variance : (B, C, y, x), if asked for; see `ShardReader.stamps`
         psf : (B, C, py, px), if asked for; unit sum, zeros in channels without one
+        pixel_scale : (B,) arcsec, if asked for
+        sky_sigma : (B, C) nJy per pixel, if asked for; 0 in channels without data
         """
-        flux, variance = self.reader.stamps(rows, self._variance)
+        flux, variance = self.reader.stamps(rows, "log_variance" in self._beside)
         at = torch.from_numpy(rows.astype(np.int64))
         batch = {
             "stamps": torch.from_numpy(flux),
@@ -96,15 +100,29 @@ class Batches:
             "label": self.label[at],
             "weight": self.weight[at],
             "row": at,
+            "theta_e_arcsec": self.theta_e_arcsec[at],
         }
         if variance is not None:
             batch["log_variance"] = torch.from_numpy(variance)
-        if self._psf:
+        if "psf" in self._beside:
             batch["psf"] = torch.from_numpy(self.reader.psf(rows))
-        return batch
+        return batch | {name: values[at] for name, values in self._told.items() if name in self._beside}
 
     def _parts(self, rows: NDArray[np.integer]) -> list[NDArray[np.integer]]:
         return np.array_split(rows, len(self)) if len(rows) else []
+
+
+def _column(index: pl.DataFrame, name: str) -> Tensor:
+    return torch.from_numpy(index[name].to_numpy().astype(np.float32))
+
+
+def _per_channel(index: pl.DataFrame, channels: tuple[str, ...]) -> Tensor:
+    """sky_sigma of the channels, (object, channel), 0 where there is no such band."""
+    rows = index.with_row_index("row").select("row", "bands", "sky_sigma").explode("bands", "sky_sigma")
+    rows = rows.filter(pl.col("bands").is_in(channels))
+    found = np.zeros((index.height, len(channels)), np.float32)
+    found[rows["row"], [channels.index(band) for band in rows["bands"]]] = rows["sky_sigma"]
+    return torch.from_numpy(found)
 
 
 def turned(images: Batch, generator: torch.Generator) -> Batch:

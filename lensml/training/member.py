@@ -32,14 +32,14 @@ def pretrained(
     log : dvclive's folder
     resume : a file that a killed run leaves and the next one goes on from
     """
-    batches = Batches(folder, statistics, params.batch_size, params.seed)
-    targets = [batches.reader.index[name].fill_null(MISSING_REDSHIFT).to_numpy() for name in params.targets]
     of = fingerprint(
         arch=arch, size=size, threads=threads, params=params.model_dump(), statistics=statistics,
         data=shards.digest(folder),
     )  # fmt: skip
     with reproducible(params.seed, threads):
         network = _network(arch, size, statistics)
+        batches = Batches(folder, statistics, params.batch_size, params.seed, network.needs)
+        targets = [batches.reader.index[name].fill_null(MISSING_REDSHIFT).to_numpy() for name in params.targets]
         objects = pretrain(network, batches, np.stack(targets, axis=1), params, Run(log, resume, of))
     return checkpoint.Backbone(
         schema_version=SCHEMA_VERSION, arch=arch, size=size, bands=statistics["bands"],
@@ -59,10 +59,8 @@ def trained(
     ContractError
         The backbone was made for another network, or a split lacks one of the labels.
     """
-    batches = Batches(train, statistics, params.batch_size, params.seed)
-    checks = Batches(val, statistics, params.batch_size, None)
-    for folder, split in ((train, batches), (val, checks)):
-        _both_labels(folder, split)
+    for folder in (train, val):
+        _both_labels(folder)
     of = fingerprint(
         arch=arch, params=params.model_dump(), statistics=statistics, data=shards.digest(train),
         val=shards.digest(val), backbone=hashlib.sha256(backbone.read_bytes()).hexdigest(),
@@ -70,6 +68,8 @@ def trained(
     with reproducible(params.seed, params.threads):
         network = _network(arch, params.size, statistics)
         _from_backbone(network, arch, params.size, statistics, backbone)
+        batches = Batches(train, statistics, params.batch_size, params.seed, network.needs)
+        checks = Batches(val, statistics, params.batch_size, None, network.needs)
         fitted = fit(network, batches, checks, params, Run(log, resume, of))
     index = checks.reader.index
     scores = index.select("object_id", "group_id", "survey", "label").with_columns(logit=pl.Series(fitted.logits))
@@ -100,8 +100,8 @@ def _from_backbone(network: Network, arch: str, size: str, statistics: stats.Sta
     checkpoint.load_backbone(network, expected, path)
 
 
-def _both_labels(folder: Path, batches: Batches) -> None:
-    found = set(batches.reader.index["label"].unique())
+def _both_labels(folder: Path) -> None:
+    found = set(shards.read_index(folder)["label"].unique())
     if found != set(stats.CLASSES):
         raise ContractError(
             f"{folder} must hold lenses and non-lenses only, got {', '.join(sorted(found)) or 'no object'}. "

@@ -122,7 +122,7 @@ class Classification(Optimised):
         return _Epoch(self.val, 0)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        logit = self.network(batch["stamps"], batch["metadata"])
+        logit = self.network.logit(batch)
         self.seen.append((logit.double().cpu(), batch["label"].double().cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -159,7 +159,7 @@ class Regression(Optimised):
         known = torch.isfinite(target)
         bands = batch["stamps"].shape[1]
         told = torch.cat([batch["metadata"][:, :bands], torch.zeros_like(batch["metadata"][:, bands:])], dim=1)
-        found = self.to_targets(self.network.features(batch["stamps"], told))
+        found = self.to_targets(self.network.features(batch["stamps"], told, **self.network.beside(batch)))
         squared = torch.where(known, (found - torch.where(known, target, 0.0)) ** 2, 0.0)
         number = known.sum(dim=1)
         return squared.sum(dim=1) / number.clamp(min=1), number.to(squared.dtype)

@@ -15,7 +15,7 @@ def logits(network: Network, batches: Iterable[Mapping[str, Tensor]]) -> NDArray
 
     Parameters
     ----------
-    batches : mappings with `stamps` (B, C, H, W) and `metadata` (B, M)
+    batches : mappings with `stamps` (B, C, H, W), `metadata` (B, M) and what the network needs
 
     Raises
     ------
@@ -28,7 +28,8 @@ def logits(network: Network, batches: Iterable[Mapping[str, Tensor]]) -> NDArray
     found = []
     with torch.inference_mode():
         for batch in batches:
-            found.append(network(batch["stamps"].to(device), batch["metadata"].to(device)).double().cpu().numpy())
+            there = {name: batch[name].to(device) for name in ("stamps", "metadata", *network.needs)}
+            found.append(network.logit(there).double().cpu().numpy())
     network.train(was_training)
     values = np.concatenate(found) if found else np.zeros(0)
     bad = np.flatnonzero(~np.isfinite(values))
