@@ -105,7 +105,8 @@ class Stamps:
         for part in np.array_split(rows, len(self)):
             at = torch.from_numpy(part)
             batch = {"stamps": self.stamps[at], "label": self.label[at], "weight": torch.ones(len(at)), "row": at}
-            yield batch | {"metadata": torch.ones(len(at), 1)} | self._turned(batch["stamps"], generator)
+            there = (batch["stamps"] != 0).flatten(2).any(dim=2).float()
+            yield batch | {"metadata": there} | self._turned(batch["stamps"], generator)
 
     def _turned(self, stamps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return turned({"stamps": stamps}, generator) if self.seed is not None else {}
@@ -123,6 +124,7 @@ def changed(design: Design, lenses: int) -> config.Params:
     values = YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8"))
     simulated = values["sources"]["simulated"]
     simulated["surveys"] = {SURVEY: simulated["surveys"][SURVEY]}
+    values["shard"]["bands"] = simulated["surveys"][SURVEY]["bands"]
     own = {"hard_negatives": 0.75} | design.values
     for key, value in (own | {"hard_negatives": round(own["hard_negatives"] * lenses)}).items():
         *path, last = key.split(".")
@@ -140,21 +142,22 @@ def read(kind: str, name: str, raw: Path, params: config.Params, unit: Any) -> t
     found: Read = SOURCES[kind].read(name, raw, unit, params.surveys, params.convert)
     parts = [_on_grid(cutouts, params) for cutouts in found.cutouts]
     names = [n for part in parts for n in part[0]]
-    empty = np.zeros((0, 1, PIXELS, PIXELS), np.float32)
+    empty = np.zeros((0, len(params.shard.bands), PIXELS, PIXELS), np.float32)
     return names, np.concatenate([part[1] for part in parts] or [empty])
 
 
 def _on_grid(cutouts: Cutouts, params: config.Params) -> tuple[list[str], NDArray[np.float32]]:
-    survey = params.surveys[cutouts.survey]
+    survey, shard = params.surveys[cutouts.survey], params.shard
     stamps, _ = calibrate(cutouts, survey, params.convert)
     matched, _ = psf.match(coded(stamps), survey, params.psf_match)
     if not matched.catalogue.height:
-        return [], np.zeros((0, 1, PIXELS, PIXELS), np.float32)
-    shard = params.shard
-    catalogue, flux, variance = grid.on_grid(coded(matched), PIXELS, shard.pixel_scale_min, shard.common_pixel_scale)
-    sigma = np.array(catalogue["sky_sigma"].to_list())[..., None, None]
-    seen = np.where(np.isfinite(variance), np.arcsinh(flux / sigma), 0).astype(np.float32)
-    return catalogue["object_id"].to_list(), seen
+        return [], np.zeros((0, len(shard.bands), PIXELS, PIXELS), np.float32)
+    shown, _ = grid.usable(coded(matched), shard.bands, PIXELS, shard.pixel_scale_min, shard.psf_pixels)
+    sigma = np.array(shown.catalogue["sky_sigma"].to_list())[..., None, None]
+    seen = np.zeros((len(shown.flux), len(shard.bands), PIXELS, PIXELS), np.float32)
+    own = [shard.bands.index(band) for band in shown.bands]
+    seen[:, own] = np.where(np.isfinite(shown.variance), np.arcsinh(shown.flux / sigma), 0)
+    return shown.catalogue["object_id"].to_list(), seen
 
 
 def stamps_of(source: Any, name: str, params: config.Params) -> tuple[pl.DataFrame, NDArray[np.float32]]:
@@ -179,10 +182,11 @@ def trained(
     kept = np.ones(len(label), bool) if design.twins else (table["kind"] != "twin").to_numpy()
     held = (table["parent"].hash(7) % 10 == 0).to_numpy()
     torch.manual_seed(seed)
-    network = models.build("robust_resnet", "tiny", 1, PIXELS, 1)
+    bands = len(params.shard.bands)
+    network = models.build("robust_resnet", "tiny", bands, PIXELS, bands)
     if not design.host_light:
-        whole = network.encoded
-        network.encoded = lambda images, metadata: whole(images * torch.tensor([1.0, 0.0])[:, None, None], metadata)
+        whole, shown = network.encoded, torch.tensor([1.0, 0.0]).repeat_interleave(bands)
+        network.encoded = lambda images, metadata: whole(images * shown[:, None, None], metadata)
     make = Stamps if design.turned else Plain
     train = make(stamps[kept & ~held], label[kept & ~held], seed)
     val = Stamps(stamps[held], label[held], None)
@@ -221,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", action="append", choices=list(DESIGNS))
     told = parser.parse_args()
-    params = config.load(Path("params.yaml"))
+    params = changed(DESIGNS["full"], told.lenses)
     dinos = real_sample.source("hst_dinos").model_copy(update={"bands": ["F814W"]})
     lens_table, lens_stamps = stamps_of(dinos, "dinos", params)
     sure = (lens_table["label"] == "lens").to_numpy()

@@ -111,3 +111,111 @@ def test_objects_do_not_influence_each_other():
     flux = white()
     alone = noise.measure(flux[4:5], none_bad()[4:5])
     assert np.array_equal(alone.sky_sigma[0], noise.measure(flux, none_bad()).sky_sigma[4])
+
+
+A = 0.25  # of the filter (A, 1, A): noise of lag-1 correlation 2 A / (1 + 2 A^2) = 0.444 and sigma 1 + 2 A^2
+RHO, SIGMA = 2 * A / (1 + 2 * A**2), 1 + 2 * A**2
+
+
+def filtered(shape, seed):
+    """White noise through the filter along both axes."""
+    white = np.random.default_rng(seed).normal(size=shape)
+    for axis in (-2, -1):
+        white = ndimage.convolve1d(white, [A, 1, A], axis=axis, mode="wrap")
+    return white
+
+
+def galaxy(pixels, seed, objects):
+    """Ellipticals of Sersic index 4 that fill the stamp, off its centre, twisted, with a companion and an arc."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((pixels, pixels)) - (pixels - 1) / 2
+    stamps = []
+    for _ in range(objects):
+        dx, dy = x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5)
+        angle = rng.uniform(0, np.pi) + 0.01 * np.hypot(dx, dy)  # a twist of 17 deg to the stamp's edge
+        q = rng.uniform(0.5, 1.0)
+        along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+        radius = np.sqrt(q * along**2 + across**2 / q + 1)
+        halo = (pixels / 48) ** 1.5 * 10 ** rng.uniform(1, 1.8) * np.exp(-7.67 * ((radius / (pixels / 5)) ** 0.25 - 1))
+        at = rng.uniform(0.15, 0.35, 2) * pixels * rng.choice([-1, 1], 2)
+        companion = 100 * np.exp(-np.hypot(x - at[0], y - at[1]) / 1.5)
+        arc = 20 * np.exp(-((radius - pixels / 7) ** 2) / 5) * np.maximum(np.cos(angle - np.arctan2(dy, dx)), 0) ** 4
+        stamps.append(halo + companion + arc)
+    return np.stack(stamps)[:, None]
+
+
+@pytest.fixture
+def without_the_step(monkeypatch):
+    """Measure as if no plane had a halo."""
+
+    def measured(flux):
+        with monkeypatch.context() as patch:
+            patch.setattr(noise, "_without_halo", lambda found, *_: np.zeros(found.sky_sigma.shape, dtype=bool))
+            return noise.measure(flux, np.zeros(flux.shape, dtype=bool))
+
+    return measured
+
+
+@pytest.mark.parametrize(("pixels", "objects"), [(48, 200), (65, 100), (100, 60)])
+@pytest.mark.parametrize("rho", [0.0, RHO])
+def test_a_galaxy_that_fills_its_stamp_with_companions_and_arcs_is_no_noise(without_the_step, pixels, objects, rho):
+    """Where neighbours share little, little of a halo is left in sigma, and it is not looked for."""
+    shape = (objects, 1, pixels, pixels)
+    planted = filtered(shape, 4) / SIGMA if rho else np.random.default_rng(4).normal(size=shape)
+    flux = (planted + galaxy(pixels, 5, objects)).astype(np.float32)
+    found, before = noise.measure(flux, np.zeros(shape, dtype=bool)), without_the_step(flux)
+    low, middle, high, most = np.percentile(found.sky_sigma, [16, 50, 84, 99])
+    assert low > 0.93
+    assert middle == pytest.approx(1, abs=0.05)
+    assert high < (1.1 if rho else 1.15)
+    assert most < 1.25
+    assert np.median(found.correlation) == pytest.approx(rho, abs=0.06)
+    assert np.percentile(before.sky_sigma, 84) > 1.25
+
+
+def test_a_halo_s_photon_noise_is_noise():
+    """Variance of the sky and of the halo's photons: sigma is that of the noise planted in the pixels taken for sky."""
+    light = galaxy(64, 6, 100)
+    variance = (1 + light / 4).astype(np.float32)
+    planted = np.sqrt(variance) * np.random.default_rng(7).normal(size=light.shape)
+    found = noise.measure((light + planted).astype(np.float32), np.zeros(light.shape, dtype=bool))
+    truth = [mad_std(of_stamp[sky]) for of_stamp, sky in zip(planted, found.sky, strict=True)]
+    low, middle, high = np.percentile(found.sky_sigma[:, 0] / truth, [16, 50, 84])
+    assert middle == pytest.approx(1, abs=0.05)
+    assert low > 0.93
+    assert high < 1.12
+
+
+def test_a_bright_star_at_the_edge_is_no_noise(without_the_step):
+    """It has no mirror image."""
+    y, x = np.indices((48, 48))
+    star = 1e4 / (1 + ((x - 44) ** 2 + (y - 20) ** 2) / 9) ** 1.5
+    flux = (np.random.default_rng(10).normal(size=(40, 1, 48, 48)) + star).astype(np.float32)
+    found = noise.measure(flux, np.zeros(flux.shape, dtype=bool))
+    assert np.mean(found.sky_sigma) == pytest.approx(1, abs=0.25)
+    assert np.mean(without_the_step(flux).sky_sigma) > 2
+
+
+def test_blank_sky_is_measured_as_without_the_step(without_the_step):
+    flux = white()
+    found, before = noise.measure(flux, none_bad()), without_the_step(flux)
+    for name in ("level", "sky_sigma", "correlation", "sky"):
+        assert np.array_equal(getattr(found, name), getattr(before, name))
+
+
+def test_blank_correlated_sky_keeps_its_noise(without_the_step):
+    flux = filtered((200, 1, 48, 48), 11).astype(np.float32)
+    found, before = noise.measure(flux, np.zeros(flux.shape, dtype=bool)), without_the_step(flux)
+    assert np.mean(found.sky_sigma == before.sky_sigma) > 0.9
+    assert np.mean(found.sky_sigma) == pytest.approx(SIGMA, rel=0.02)
+    assert np.mean(found.correlation) == pytest.approx(RHO, abs=0.02)
+
+
+def test_sky_pixels_have_good_mirror_images_where_a_halo_was():
+    flux = (np.random.default_rng(12).normal(size=(20, 1, 48, 48)) + galaxy(48, 13, 20)).astype(np.float32)
+    bad = np.zeros(flux.shape, dtype=bool)
+    bad[..., :15, :30] = True
+    flux[bad] = np.nan
+    found = noise.measure(flux, bad)
+    assert not (found.sky & bad).any()
+    assert np.median(found.sky_sigma) == pytest.approx(1, abs=0.1)

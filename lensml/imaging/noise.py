@@ -1,11 +1,17 @@
 """The noise that the pixels have: sky sigma, lag-1 correlation and level of every band of every stamp at once.
 
 Sky pixels are those whose 5 x 5 mean is near their surroundings', sigma comes from the median absolute deviation from
-the sky pixels' mean over 15 x 15 (the halo of a galaxy that fills its stamp is no noise), the correlation from
-neighbours along x. Pixels that were resampled have noise over many pixels, which such a mean takes for sky: where
-neighbours are much alike and no halo is steep, the deviation is from the median of each of four rings instead.
+the sky pixels' mean over 15 x 15 (a halo's slope is no noise), the correlation from neighbours along x.
+
+Where a galaxy fills its stamp, neighbours are alike because of its halo. The difference from the stamp turned by half a
+turn has no such halo, whatever its profile and ellipses, and the noise of both: where neighbours are much less alike in
+it, the noise is measured there. What has no mirror image, a bright star at the edge, is taken off by a narrower mean.
+
+Pixels that were resampled have noise over many pixels, which such means take for sky: where neighbours are much alike
+for no halo, and none is steep, the deviation is from the median of each of four rings instead.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +27,16 @@ _SLOPE_WINDOW: Final = 15  # pixels; noise that is correlated over less keeps it
 _RINGS: Final = 4  # of equal area
 _SLOW: Final = 0.4  # lag-1 correlation from which noise is slow
 _STEEP: Final = 2.0  # sigmas between two rings: a galaxy fills the stamp, and its halo is steep within a ring too
+_ALIKE: Final = 0.3  # lag-1 correlation from which a halo may be what neighbours share
+_STILL_ALIKE: Final = 0.5  # the same where the mirror image has not helped
+_SHARED: Final = 0.1  # of the variance: less than this that neighbours share is no halo's
+_SLOWEST: Final = 0.6  # lag-1 correlation: so narrow a mean takes too much of slower noise,
+_MOST_LOST: Final = 0.5  # but never this share of its sigma
+_FINE_WINDOW: Final = 9  # pixels, of the mean where a halo was
+_FINE_STEPS: Final = 4  # of finding sky and its mean in turn
+_LOW: Final = 0.25  # quantile: up to half of the pixels may be companions and arcs
+_LOW_SIGMAS: Final = 0.3186393639643752  # of a Gaussian's magnitudes
+_LIKEST: Final = 0.9  # correlation beyond which the sum of the correlations is not known
 _SIGMA_PER_MAD: Final = 1.482602218505602  # of a Gaussian
 _FEWEST: Final = 25  # sky pixels; below it all good pixels are taken
 
@@ -35,7 +51,7 @@ class Noise:
 
     Attributes
     ----------
-    level : the sky pixels' median, in the flux's unit
+    level : the sky pixels' median, in the flux's unit; with what a halo has there
     sky_sigma : the sky pixels' standard deviation; 0 or NaN where there is none to measure
     correlation : of sky pixels and their right neighbours, in [-1, 1]
     sky : (object, band, y, x), True where a pixel is sky
@@ -61,16 +77,82 @@ def measure(flux: Float, bad: Bool) -> Noise:
     smooth = _mean(offset, _WINDOW)
     first = _near(smooth, good, good)
     found = _about(_background, offset, smooth, first, good)
-    slow = found.correlation > _SLOW
+    halo = _without_halo(found, offset, good)
+    slow = (found.correlation > _SLOW) & ~halo
     if slow.any():
         part = (slow, None)
         slow[slow] = (_steps(offset[part], first[part]) <= _STEEP)[:, 0]
     if slow.any():
         part = (slow, None)  # (plane, 1, y, x)
-        about_rings = _about(_rings, offset[part], smooth[part], first[part], good[part])
-        for name in ("level", "sky_sigma", "correlation", "sky"):
-            getattr(found, name)[slow] = getattr(about_rings, name)[:, 0]
+        _put(_about(_rings, offset[part], smooth[part], first[part], good[part]), found, slow)
     return Noise(level + found.level, found.sky_sigma, found.correlation, found.sky)
+
+
+def _put(planes: Noise, found: Noise, where: Bool) -> None:
+    """What was measured of some planes, (plane, 1), into its places."""
+    for name in ("level", "sky_sigma", "correlation", "sky"):
+        getattr(found, name)[where] = getattr(planes, name)[:, 0]
+
+
+def _without_halo(found: Noise, offset: Float, good: Bool) -> Bool:
+    """Measure alike neighbours anew, keep it where a halo was what they shared, and say where: (object, band)."""
+    halo = np.zeros(found.correlation.shape, dtype=bool)
+    for measured_anew, alike in ((_mirrored, _ALIKE), (_fine, _STILL_ALIKE)):
+        tried = found.correlation > alike
+        if not tried.any():
+            continue
+        anew = measured_anew(offset[tried, None], good[tried, None])
+        sigma, correlation = found.sky_sigma[tried, None], found.correlation[tried, None]
+        better = anew.correlation * anew.sky_sigma**2 < (correlation - _SHARED) * sigma**2
+        better &= (anew.correlation < _SLOWEST) | (anew.sky_sigma < _MOST_LOST * sigma)
+        tried[tried] = better[:, 0]
+        _put(Noise(*(values[better[:, 0]] for values in vars(anew).values())), found, tried)
+        halo |= tried
+    return halo
+
+
+def _mirrored(offset: Float, good: Bool) -> Noise:
+    """Of the difference from the stamp turned by half a turn; only the upper rows, the others are the same again."""
+    rows = offset.shape[-2] // 2
+    turned, both = offset[..., ::-1, ::-1], good & good[..., ::-1, ::-1]
+    difference = np.where(both, offset - turned, np.float32(0)) * np.float32(math.sqrt(0.5))
+    upper = _fine(difference[..., :rows, :], both[..., :rows, :])
+    sky = np.zeros_like(good)
+    sky[..., :rows, :] = upper.sky
+    sky |= sky[..., ::-1, ::-1]
+    return Noise(_median(offset, sky), upper.sky_sigma, upper.correlation, sky)
+
+
+def _fine(values: Float, good: Bool) -> Noise:
+    """About the sky pixels' mean over 9 x 9, found in turn with the sky pixels.
+
+    So narrow a mean takes S / 81 of the variance, S the sum of the correlations over both axes, which is made good: of
+    pixels that a tent has spread, S = (1 + rho)^2 / (1 - rho) within 20 % for lag-1 correlations of 0 to 0.85.
+    """
+    smooth, sky = _mean(values, _WINDOW), good
+    for _ in range(_FINE_STEPS):
+        sky = _low(smooth - _background(values, sky, _FINE_WINDOW), sky, good)
+    residual = np.where(sky, values - _background(values, sky, _FINE_WINDOW), np.float32(0))
+    sigma = _SIGMA_PER_MAD * _median(np.abs(residual), sky)
+    correlation = _correlation(residual, sky, sigma)
+    lost = (1 + correlation) ** 2 / (1 - np.minimum(correlation, _LIKEST)) / _FINE_WINDOW**2
+    return Noise(_median(values, sky), sigma * np.sqrt(1 + lost), correlation + lost * (1 - correlation), sky)
+
+
+def _low(smooth: Float, sky: Bool, good: Bool) -> Bool:
+    """As `_near`, about 0, with the spread of the sky pixels' lowest quarter: most of the others may be no sky."""
+    values, chosen = _thinned(np.abs(smooth), sky)
+    ordered = np.where(chosen, values, np.float32(np.inf)).reshape(*values.shape[:2], -1)
+    ordered.sort(axis=-1)
+    at = (_LOW * chosen.sum(axis=(-2, -1), keepdims=True)[..., 0]).astype(np.int64)
+    spread = np.take_along_axis(ordered, np.minimum(at, ordered.shape[-1] - 1), axis=-1)[..., 0] / _LOW_SIGMAS
+    return _enough(np.abs(smooth) <= _wide(_NEAR * spread), good)
+
+
+def _enough(near: Bool, good: Bool) -> Bool:
+    """Good pixels that are near; all good ones if they are few."""
+    near = near & good
+    return np.where((near.sum(axis=(-2, -1)) >= _FEWEST)[..., None, None], near, good)
 
 
 def _about(background: Callable[[Float, Bool], Float], offset: Float, smooth: Float, sky: Bool, good: Bool) -> Noise:
@@ -148,9 +230,8 @@ def _near(smooth: Float, sky: Bool, good: Bool) -> Bool:
     """Good pixels whose local mean is near that of the pixels so far taken for sky; all good ones if they are few."""
     centre, spread = _level_and_sigma(*_thinned(smooth, sky))
     with np.errstate(invalid="ignore"):  # NaN where there is no background
-        near = good & (np.abs(smooth - _wide(centre)) <= _wide(_NEAR * spread))
-    enough = near.sum(axis=(-2, -1)) >= _FEWEST
-    return np.where(enough[..., None, None], near, good)
+        near = np.abs(smooth - _wide(centre)) <= _wide(_NEAR * spread)
+    return _enough(near, good)
 
 
 def _thinned(values: Float, chosen: Bool) -> tuple[Float, Bool]:
@@ -158,11 +239,11 @@ def _thinned(values: Float, chosen: Bool) -> tuple[Float, Bool]:
     return values[..., ::2, ::2], chosen[..., ::2, ::2]
 
 
-def _background(offset: Float, sky: Bool) -> Float:
+def _background(offset: Float, sky: Bool, window: int = _SLOPE_WINDOW) -> Float:
     """Mean of the sky pixels in the window around each pixel, NaN without any: a halo is a slope, not noise."""
-    share = _mean(sky.astype(np.float32), _SLOPE_WINDOW)
-    total = _mean(np.where(sky, offset, np.float32(0)), _SLOPE_WINDOW)
-    known = share > 0.5 / _SLOPE_WINDOW**2
+    share = _mean(sky.astype(np.float32), window)
+    total = _mean(np.where(sky, offset, np.float32(0)), window)
+    known = share > 0.5 / window**2
     return np.where(known, total / np.where(known, share, np.float32(1)), np.float32(np.nan))
 
 
