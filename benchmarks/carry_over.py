@@ -183,7 +183,7 @@ def trained(
     held = (table["parent"].hash(7) % 10 == 0).to_numpy()
     torch.manual_seed(seed)
     bands = len(params.shard.bands)
-    network = models.build("robust_resnet", "tiny", bands, PIXELS, bands)
+    network = models.build("robust_resnet", "tiny", params.shard.bands, PIXELS, bands)
     if not design.host_light:
         whole, shown = network.encoded, torch.tensor([1.0, 0.0]).repeat_interleave(bands)
         network.encoded = lambda images, metadata: whole(images * shown[:, None, None], metadata)

@@ -32,6 +32,7 @@ from lensml.config_types import (
     Fraction,
     Jobs,
     Name,
+    OpenFraction,
     Positive,
     PositiveFloat,
     Scheduler,
@@ -40,9 +41,11 @@ from lensml.config_types import (
 )
 
 __all__ = [
+    "Augment",
     "Band",
     "BolognaSource",
     "CatalogueSource",
+    "Constraints",
     "Convert",
     "CutoutsSource",
     "Download",
@@ -53,11 +56,15 @@ __all__ = [
     "Fuse",
     "GalaxiesmlSource",
     "GalaxyZooSource",
+    "Hardware",
     "InjectedSource",
     "LabelProvenance",
     "LensRule",
     "MatchedNegativesSource",
     "Params",
+    "Physics",
+    "Plateau",
+    "Precision",
     "Pretrain",
     "PsfMatch",
     "Quality",
@@ -144,6 +151,8 @@ class Split(Section):
 Feature = Literal[
     "pixel_scale", "psf_fwhm", "seeing", "z_phot", "half_light_radius", "axis_ratio", "sersic_index", "quality"
 ]
+NonNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["32-true", "bf16-mixed"]
 PretrainTarget = Literal["z_spec", "half_light_radius", "sersic_index", "axis_ratio"]
 
 
@@ -166,7 +175,7 @@ class Shard(Section):
 class Pretrain(Section):
     epochs: Count
     learning_rate: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: NonNegative
     batch_size: Positive
     warmup_fraction: Fraction
     gradient_clip_norm: PositiveFloat
@@ -174,19 +183,75 @@ class Pretrain(Section):
     seed: Seed
 
 
+class Plateau(Section):
+    factor: OpenFraction  # of the learning rate, each time
+    patience_epochs: Count  # without a higher validation AUPRC
+
+
+class Constraints(Section):
+    """Weights of the physics terms by the names that networks give them; a network takes those that it knows."""
+
+    lens_equation: NonNegative
+    mass_conservation: NonNegative
+    shear_consistency: NonNegative
+    mass_follows_light: NonNegative
+    theta_e: NonNegative
+    colour_consistency: NonNegative
+
+
+class Physics(Section):
+    constraints: Constraints
+    warmup_epochs: Count  # before the weights are whole
+    required: list[Name]  # architectures that must know a term whose weight is not 0
+
+
+class Augment(Section):
+    """The most of each change of a training stamp; 0 leaves it out."""
+
+    turns: bool
+    shift_pixels: Fraction
+    psf_jitter: Annotated[float, Field(ge=0, le=0.2)]  # of the PSF's FWHM
+    depth_mag: Annotated[float, Field(ge=0, le=3)]
+
+
+class Hardware(Section):
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: Positive
+    nodes: Positive
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+    gradient_compression: Literal["none", "fp16", "bf16", "powersgd"]
+    memory_share: Fraction  # of a GPU's memory, which a batch may take
+
+
 class Fit(Section):
     size: Literal["tiny", "base"]
     epochs: Positive
     learning_rate: PositiveFloat
-    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "plateau"]
+    plateau: Plateau
+    weight_decay: NonNegative
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights, per step; 0: none
     batch_size: Positive
     effective_batch_size: Positive
     warmup_fraction: Fraction
     gradient_clip_norm: PositiveFloat
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     patience_epochs: Positive
+    precision: dict[Name, Precision]  # by architecture, and `default`
+    physics: Physics
+    augment: Augment
+    hardware: Hardware
     threads: Jobs
     seed: Seed
+
+    @model_validator(mode="after")
+    def _precise(self) -> "Fit":
+        if "default" not in self.precision:
+            raise ValueError("precision must have a default")
+        return self
+
+    def precision_of(self, arch: str | None) -> Precision:
+        return self.precision.get(arch or "", self.precision["default"])
 
 
 class Train(Section):

@@ -25,10 +25,11 @@ def train(
     """Train a network to tell lenses from what looks like them."""
     resume = Path(paths.RESUME.format(arch=arch)) / "train.ckpt"
     told, weights = tables.read_json(statistics), backbone / "backbone.pt"
-    made, scores = member.trained(arch, shards, val, told, weights, params, log, resume)
+    made, scores, pace = member.trained(arch, shards, val, told, weights, params, log, resume)
     checkpoint.save(made, model / "model.ckpt")
     tables.write_parquet(scores, schema.SCORES, model / "val_scores.parquet")
-    typer.echo(f"{arch}: {tables.read_json(log / 'metrics.json')['best_val_auprc']:.4f} AUPRC in validation")
+    best = tables.read_json(log / "metrics.json")["best_val_auprc"]
+    typer.echo(f"{arch}: {best:.4f} AUPRC in validation, trained at {pace:.0f} stamps/s")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def write_model(arch: str, facts: dict, index: pl.DataFrame, data_hash: str = "1
     """A network that learnt nothing and a validation table that tells lens from non-lens with noise."""
     torch.manual_seed(len(arch))
     width = statistics.metadata(index, facts).shape[1]
-    network = models.build(arch, "tiny", len(facts["bands"]), SIDE, width)
+    network = models.build(arch, "tiny", facts["bands"], SIDE, width)
     made = checkpoint.Checkpoint(
         schema_version=schema.SCHEMA_VERSION, arch=arch, size="tiny", bands=facts["bands"], stamp_pixels=SIDE,
         pixel_scale_min=0.1, features=list(facts["features"]), metadata=width, normalisation=facts, data_hash=data_hash,

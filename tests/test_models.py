@@ -7,8 +7,9 @@ from torch import Tensor
 
 from lensml import models
 from lensml.models import attention, network
+from lensml.store.quantisation import BAD_LOG_VARIANCE
 
-BANDS, PIXELS, METADATA = 3, 20, 9
+BANDS, PIXELS, METADATA = ("g", "r", "i"), 20, 9
 ARCHS = sorted(models.MODELS)
 
 
@@ -18,49 +19,58 @@ def made(arch: str, seed: int = 0, pixels: int = PIXELS) -> network.Network:
         return models.build(arch, "tiny", BANDS, pixels, METADATA)
 
 
-def batch(objects: int, pixels: int = PIXELS) -> tuple[Tensor, Tensor]:
-    """Stamps up to asinh 12 as the real ones are; the first object lacks its second band."""
+def batch(objects: int, pixels: int = PIXELS) -> dict[str, Tensor]:
+    """Stamps up to asinh 12 as the real ones are, a blue arc beside the galaxy; the first lacks its second band."""
     rng = np.random.default_rng(5)
-    stamps = rng.normal(size=(objects, BANDS, pixels, pixels)).astype(np.float32)
+    stamps = rng.normal(size=(objects, len(BANDS), pixels, pixels))
     stamps[..., pixels // 2, pixels // 2] = 12
-    metadata = np.concatenate([np.ones((objects, BANDS)), rng.normal(size=(objects, METADATA - BANDS))], axis=1)
-    stamps[0, 1], metadata[0, 1] = 0, 0
-    return torch.from_numpy(stamps), torch.from_numpy(metadata.astype(np.float32))
+    stamps[:, :, 2:6, 2:6] += np.array([4, 3, 2])[:, None, None]
+    metadata = np.concatenate([np.ones((objects, 3)), rng.normal(size=(objects, METADATA - 3))], axis=1)
+    log_variance, psf = np.zeros(stamps.shape), np.zeros((*stamps.shape[:2], 5, 5))
+    psf[..., 2, 2] = 1
+    stamps[0, 1], metadata[0, 1], log_variance[0, 1], psf[0, 1] = 0, 0, BAD_LOG_VARIANCE, 0
+    told = {"stamps": stamps, "metadata": metadata, "log_variance": log_variance, "psf": psf}
+    told |= {"sky_sigma": metadata[:, :3], "pixel_scale": np.full(objects, 0.2)}
+    return {name: torch.from_numpy(values.astype(np.float32)) for name, values in told.items()}
+
+
+def rows(of: dict[str, Tensor], chosen: slice) -> dict[str, Tensor]:
+    return {name: values[chosen] for name, values in of.items()}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("pixels", [16, 20, 33])
 def test_one_finite_logit_per_object_on_any_stamp(arch: str, pixels: int) -> None:
     net = made(arch, pixels=pixels).eval()
-    stamps, metadata = batch(3, pixels)
-    logits = net(stamps, metadata)
+    told = batch(3, pixels)
+    logits = net.logit(told)
     assert logits.shape == (3,)
     assert logits.dtype == torch.float32
     assert bool(torch.isfinite(logits).all())
-    assert net.features(stamps, metadata).shape == (3, net.width)
+    assert net.features(told["stamps"], told["metadata"], **net.beside(told)).shape == (3, net.width)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_parameter_has_a_gradient(arch: str) -> None:
     net = made(arch)
-    net(*batch(4)).square().sum().backward()
+    net.logit(batch(4)).square().sum().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)] == []
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(arch: str) -> None:
     net = made(arch).eval()
-    stamps, metadata = batch(5)
+    told = batch(5)
     with torch.inference_mode():
-        whole = net(stamps, metadata)
-        alone = torch.cat([net(stamps[i : i + 1], metadata[i : i + 1]) for i in range(5)])
+        whole = net.logit(told)
+        alone = torch.cat([net.logit(rows(told, slice(i, i + 1))) for i in range(5)])
     torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_same_seed_is_the_same_network(arch: str) -> None:
-    stamps, metadata = batch(2)
-    one, same, other = (made(arch, seed).eval()(stamps, metadata) for seed in (1, 1, 2))
+    told = batch(2)
+    one, same, other = (made(arch, seed).eval().logit(told) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -68,9 +78,10 @@ def test_the_same_seed_is_the_same_network(arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_metadata_and_stamp_both_reach_the_logit(arch: str) -> None:
     net = made(arch).eval()
-    stamps, metadata = batch(2)
-    assert not torch.equal(net(stamps, metadata), net(stamps, metadata + 1))
-    assert not torch.equal(net(stamps, metadata), net(stamps * 2, metadata))
+    told = batch(2)
+    logits = net.logit(told)
+    assert not torch.equal(logits, net.logit(told | {"metadata": told["metadata"] + 1}))
+    assert not torch.equal(logits, net.logit(told | {"stamps": told["stamps"] * 2}))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -78,7 +89,7 @@ def test_no_statistics_of_batches_are_kept(arch: str) -> None:
     """A buffer that training changes would make the score depend on the order of the batches."""
     net = made(arch).train()
     before = {name: value.clone() for name, value in net.named_buffers()}
-    net(*batch(4))
+    net.logit(batch(4))
     assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
 
 
@@ -86,15 +97,15 @@ def test_base_networks_have_the_published_size() -> None:
     """ResNet-50 has 23.5 M parameters without its classifier, ViT-B/16 has 85.8 M; ours add what the metadata needs."""
     for arch, published in {"robust_resnet": 23.5e6, "film_conditioned": 23.5e6, "enhanced_vit": 85.8e6}.items():
         with torch.device("meta"):
-            net = models.build(arch, "base", 3, 48, METADATA)
+            net = models.build(arch, "base", BANDS, 48, METADATA)
         assert sum(p.numel() for p in net.parameters()) == pytest.approx(published, rel=0.02)
 
 
 def test_an_unknown_architecture_is_named_with_the_known() -> None:
     with pytest.raises(
-        ValueError, match="arch must be one of enhanced_vit, film_conditioned, robust_resnet, got 'vit'"
+        ValueError, match=r"arch must be one of bayesian_ensemble, color_aware_lens, .*, robust_resnet, got 'vit'"
     ):
-        models.build("vit", "tiny", 3, 48, 4)
+        models.build("vit", "tiny", BANDS, 48, 4)
 
 
 @pytest.mark.parametrize("grid", [4, 5])
@@ -121,14 +132,3 @@ def test_attention_bias_leaves_the_class_token_alone() -> None:
     assert bias[:, :, 0].abs().max() == 0
     assert bias[..., 0].abs().max() == 0
     assert bias[:, :, 1:, 1:].std() > 0
-
-
-def test_noise_has_the_strength_it_says_and_spares_absent_bands() -> None:
-    """Uniform sigma in [0, s]: the variance of the added flux is s^2 / 3."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        stamps = torch.asinh(torch.tensor([3.0, 0.0]))[None, :, None, None].expand(4000, 2, 4, 4)
-        flux = torch.sinh(network.with_noise(stamps, 1.5))
-    assert float(flux[:, 0].mean()) == pytest.approx(3.0, abs=0.02)
-    assert float(flux[:, 0].var()) == pytest.approx(1.5**2 / 3, rel=0.05)
-    assert float(flux[:, 1].abs().max()) == 0

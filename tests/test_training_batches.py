@@ -10,7 +10,9 @@ from test_store_shards import pixels, psfs, rows, written
 from lensml import config, schema
 from lensml.catalog import statistics
 from lensml.store.shards import read_index
+from lensml.training.augment import Augmented
 from lensml.training.batches import Batches, turned
+from tests.fitting import AUGMENT
 
 BANDS = ["g", "r", "i", "VIS"]
 
@@ -117,3 +119,26 @@ def test_a_split_of_another_size_is_refused_and_an_empty_one_has_no_batches(spli
     empty = Batches(written(tmp_path / "pretrain"), facts, 8, seed=0)
     assert len(empty) == 0
     assert list(empty.epoch(0)) == []
+
+
+def test_processes_share_every_batch(split):
+    folder, _, facts = split
+    names = ("stamps", "log_variance", "psf", "label", "weight", "row", "metadata")
+    batches = Batches(folder, facts, 8, seed=3, beside=("log_variance", "psf"))
+    parts = [batches.epoch(1, rank, 3) for rank in range(3)]
+    for whole, *shares in zip(batches.epoch(1), *parts, strict=True):
+        for rank, share in enumerate(shares):
+            assert all(torch.equal(share[n].nan_to_num(), whole[n][rank::3].nan_to_num()) for n in names)
+    with pytest.raises(ValueError, match="an object for each of 9 processes, got 8"):
+        next(batches.epoch(1, 0, 9))
+
+
+def test_a_shallower_epoch_has_the_same_objects_and_other_noise_in_each(split):
+    folder, _, facts = split
+    change = Augmented(AUGMENT.model_copy(update={"depth_mag": 1.0}))
+    batches = Batches(folder, facts, 8, seed=3, beside=change.needs, augment=change)
+    plain = Batches(folder, facts, 8, seed=3)
+    for batch, again, other in zip(batches.epoch(1), batches.epoch(1), plain.epoch(1), strict=True):
+        assert torch.equal(batch["stamps"], again["stamps"])
+        assert torch.equal(batch["row"], other["row"])
+        assert not torch.equal(batch["stamps"], other["stamps"])

@@ -23,7 +23,7 @@ BANDS, PIXELS, METADATA = ["g", "r"], 16, 6
 def network(arch: str) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        return models.build(arch, "tiny", len(BANDS), PIXELS, METADATA)
+        return models.build(arch, "tiny", BANDS, PIXELS, METADATA)
 
 
 def content(net: Network, arch: str) -> checkpoint.Checkpoint:
@@ -39,6 +39,8 @@ def batches() -> list[dict[str, torch.Tensor]]:
     rng = np.random.default_rng(1)
     stamps, metadata = rng.normal(size=(7, 2, PIXELS, PIXELS)), rng.normal(size=(7, METADATA))
     whole = {"stamps": torch.from_numpy(stamps).float(), "metadata": torch.from_numpy(metadata).float()}
+    whole |= {"log_variance": torch.zeros_like(whole["stamps"]), "psf": torch.full((7, 2, 5, 5), 0.04)}
+    whole |= {"pixel_scale": torch.full((7,), 0.2), "sky_sigma": torch.ones(7, 2)}
     return [{name: value[part] for name, value in whole.items()} for part in (slice(0, 4), slice(4, 7))]
 
 
@@ -90,7 +92,7 @@ def test_a_truncated_file_is_refused(keep: int, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema_version": "1.0"}, "schema_version must be '2.0', got '1.0'"),
-        ({"arch": "vit"}, "arch must be one of enhanced_vit, film_conditioned, robust_resnet, got 'vit'"),
+        ({"arch": "vit"}, "arch must be one of bayesian_ensemble, .*, robust_resnet, got 'vit'"),
         ({"bands": ["g", "r", "i"]}, "must hold the weights of RobustResNet"),
         ({"arch": "film_conditioned"}, "must hold the weights of FilmConditioned"),
         ({"size": "huge"}, "size must be one of base, tiny, got 'huge'"),

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +12,10 @@ import torch
 from torch import Tensor
 
 from lensml import config, models
+from lensml.models.network import Explained
 from lensml.training import checkpoint, fit, module
 from lensml.training.progress import Resume
-
-BANDS, PIXELS, METADATA, OBJECTS = 2, 16, 5, 96
-FIT = config.Fit(
-    size="tiny", epochs=3, learning_rate=3e-3, weight_decay=0.01, batch_size=16, effective_batch_size=32,
-    warmup_fraction=0.1, gradient_clip_norm=1.0, label_smoothing=0.0, patience_epochs=3, threads=1, seed=5,
-)  # fmt: skip
-PRETRAIN = config.Pretrain(
-    epochs=3, learning_rate=3e-3, weight_decay=0.01, batch_size=16, warmup_fraction=0.1, gradient_clip_norm=1.0,
-    targets=["axis_ratio"], seed=5,
-)  # fmt: skip
-
-
-class Planted:
-    """Noise, and in every lens a bar in one band; `spoil` changes a batch on its way out."""
-
-    def __init__(
-        self, seed: int, shuffled: bool, spoil: Callable[[int, dict[str, Tensor]], None] | None = None
-    ) -> None:
-        rng = np.random.default_rng(seed)
-        self.label = np.arange(OBJECTS) % 2
-        stamps = rng.normal(size=(OBJECTS, BANDS, PIXELS, PIXELS))
-        stamps[:, 0, 4:7, 3:13] += 3 * self.label[:, None, None]
-        self.stamps = torch.from_numpy(stamps).float()
-        self.metadata = torch.from_numpy(rng.normal(size=(OBJECTS, METADATA))).float()
-        self.object_ids = [f"planted.{i}" for i in range(OBJECTS)]
-        self.shuffled, self.spoil = shuffled, spoil
-
-    def __len__(self) -> int:
-        return OBJECTS // 16
-
-    def epoch(self, epoch: int) -> Iterator[dict[str, Tensor]]:
-        order = np.random.default_rng((9, epoch)).permutation(OBJECTS) if self.shuffled else np.arange(OBJECTS)
-        for rows in torch.from_numpy(order).split(16):
-            batch = {"stamps": self.stamps[rows].clone(), "metadata": self.metadata[rows], "row": rows}
-            batch |= {"label": torch.from_numpy(self.label)[rows].float(), "weight": torch.ones(16)}
-            if self.spoil:
-                self.spoil(epoch, batch)
-            yield batch
+from tests.fitting import BANDS, FIT, METADATA, OBJECTS, PIXELS, PRETRAIN, Planted, rows, run
 
 
 class Killed(BaseException):
@@ -69,10 +33,6 @@ def killing(at: int, batch: int) -> Callable[[int, dict[str, Tensor]], None]:
     return spoil
 
 
-def run(folder: Path, name: str, fingerprint: str = "same") -> fit.Run:
-    return fit.Run(folder / name, folder / "resume" / "train.ckpt", fingerprint)
-
-
 def digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     assert files
@@ -82,7 +42,7 @@ def digest(folder: Path) -> str:
 def trained(folder: Path, name: str, params: config.Fit = FIT, arch: str = "robust_resnet", **of: Any) -> str:
     """Train, write everything a stage would, and say in one hash what was written."""
     with fit.reproducible(params.seed, 1):
-        network = models.build(arch, params.size, BANDS, PIXELS, METADATA)
+        network = models.build(arch, params.size, "gr", PIXELS, METADATA)
         found = fit.fit(network, Planted(1, True, of.get("spoil")), Planted(2, False), params, run(folder, name))
     weights = {"weights": checkpoint.weights(network), "logits": found.logits.tolist()}
     checkpoint.write(weights, folder / name / "model.ckpt")
@@ -91,7 +51,7 @@ def trained(folder: Path, name: str, params: config.Fit = FIT, arch: str = "robu
 
 def test_a_planted_signal_is_learnt(tmp_path: Path) -> None:
     with fit.reproducible(1, 1):
-        network = models.build("film_conditioned", "tiny", BANDS, PIXELS, METADATA)
+        network = models.build("film_conditioned", "tiny", "gr", PIXELS, METADATA)
         params = FIT.model_copy(update={"epochs": 6})
         found = fit.fit(network, Planted(1, True), Planted(2, False), params, run(tmp_path, "log"))
     assert found.auprc > 0.95  # by chance: 0.5
@@ -167,7 +127,7 @@ def test_batches_must_make_up_an_effective_batch(tmp_path: Path) -> None:
 
 def pretrained(folder: Path, targets: np.ndarray[Any, Any], spoil: Any = None) -> tuple[int, dict[str, Tensor]]:
     with fit.reproducible(1, 1):
-        network = models.build("robust_resnet", "tiny", BANDS, PIXELS, METADATA)
+        network = models.build("robust_resnet", "tiny", "gr", PIXELS, METADATA)
         objects = fit.pretrain(network, Planted(1, True, spoil), targets, PRETRAIN, run(folder, "log"))
     return objects, checkpoint.weights(network)
 
@@ -180,9 +140,7 @@ def test_pretraining_moves_the_backbone_and_leaves_the_head(tmp_path: Path) -> N
     assert objects == OBJECTS - 10
     assert all(torch.equal(drawn[name], learnt[name]) for name in drawn if name.startswith("head."))
     assert not all(torch.equal(drawn[name], learnt[name]) for name in drawn)
-    losses = [
-        float(x.split("\t")[1]) for x in (tmp_path / "log/plots/metrics/train_loss.tsv").read_text().split("\n")[1:-1]
-    ]
+    losses = rows(tmp_path / "log", "train_loss")
     assert losses[-1] < losses[0]
 
 
@@ -209,27 +167,28 @@ def test_targets_are_standardised_over_what_is_known() -> None:
 
 def test_a_missing_target_costs_nothing() -> None:
     """Squared errors 4 and 9, the mean over what is known of each object; by hand."""
-    network = models.build("film_conditioned", "tiny", BANDS, PIXELS, METADATA)
+    network = models.build("film_conditioned", "tiny", "gr", PIXELS, METADATA)
     targets = torch.tensor([[2.0, torch.nan], [torch.nan, torch.nan], [2.0, 3.0]])
     learner = module.Regression(network, Planted(1, True), module.Schedule(1, 1e-3, 0, 0, 1), targets)
     torch.nn.init.zeros_(learner.to_targets.weight)
     torch.nn.init.zeros_(learner.to_targets.bias)
     batch = {"stamps": torch.zeros(3, BANDS, PIXELS, PIXELS), "metadata": torch.zeros(3, METADATA)}
-    losses, weight = learner.losses({**batch, "row": torch.arange(3)})
-    assert losses.tolist() == [4, 0, 6.5]
-    assert weight.tolist() == [1, 0, 2]
+    found = learner.losses({**batch, "row": torch.arange(3)})
+    assert found.total.tolist() == [4, 0, 6.5]
+    assert found.weight.tolist() == [1, 0, 2]
 
 
 def test_the_loss_is_weighted_cross_entropy() -> None:
     """-log(3/4) at weight 1 and -log(1/4) at weight 3."""
     logit = torch.tensor([math.log(3), math.log(3)])
-    learner = module.Classification.__new__(module.Classification)
-    torch.nn.Module.__init__(learner)
-    learner.smoothing, learner.network = 0.0, lambda stamps, metadata: logit  # type: ignore[assignment]
-    batch = {"stamps": logit, "metadata": logit, "label": torch.tensor([1.0, 0.0]), "weight": torch.tensor([1.0, 3.0])}
-    loss = module.weighted_mean(*learner.losses(batch))
+    network = models.build("robust_resnet", "tiny", "gr", PIXELS, METADATA)
+    network.explained = lambda batch: Explained(logit, {}, logit < 0)  # type: ignore[method-assign]
+    none = module.Schedule(1, 1e-3, 0, 0, 1)
+    learner = module.Classification(network, Planted(1, True), none, Planted(2, False), module.Aim(0.0))
+    batch = {"label": torch.tensor([1.0, 0.0]), "weight": torch.tensor([1.0, 3.0])}
+    found = learner.losses(batch)
+    loss = module.weighted_sum(found.total, found.weight) / 4
     assert float(loss) == pytest.approx((-math.log(3 / 4) - 3 * math.log(1 / 4)) / 4, rel=1e-6)
-    assert float(module.weighted_mean(logit, torch.zeros(2))) == 0
 
 
 def test_the_rate_rises_linearly_and_falls_as_a_cosine() -> None:

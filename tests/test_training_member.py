@@ -37,7 +37,7 @@ def write(folder: Path, count: int, seed: int, **given: Any) -> pl.DataFrame:
     label = [given.get("label", "lens" if i % 2 else "nonlens") for i in range(count)]
     values = dict.fromkeys(schema.SHARD_INDEX) | {
         "source": "s", "survey": "hsc", "label_source": "sim:s", "label_confidence": 1.0, "target_psf_fwhm": 1.05,
-        "z_spec": -1.0, "axis_ratio": 0.5, "seeing": 0.7,
+        "z_spec": -1.0, "axis_ratio": 0.5, "seeing": 0.7, "pixel_scale": 0.168, "psf_fwhm": 1.05,
     }  # fmt: skip
     columns = {name: [value] * count for name, value in (values | given).items()}
     columns |= {
@@ -93,7 +93,7 @@ def test_the_checkpoint_gives_the_validation_scores_again(project: Path, capsys:
     go("film_conditioned")
     said = capsys.readouterr().out
     assert "pretrained on 20 objects" in said
-    assert "AUPRC in validation" in said
+    assert "AUPRC in validation, trained at " in said
     network, made = checkpoint.load(project / "data/models/film_conditioned/model.ckpt")
     scores = tables.read_parquet(project / "data/models/film_conditioned/val_scores.parquet", schema.SCORES)
     batches = Batches(project / "data/shards/val", made.normalisation, 16, None)
@@ -115,9 +115,7 @@ def test_nothing_to_pretrain_on_is_said_and_trains_all_the_same(project: Path, c
 
 
 def test_an_unknown_architecture_is_refused_before_anything_is_written(project: Path) -> None:
-    with pytest.raises(
-        ValueError, match="arch must be one of enhanced_vit, film_conditioned, robust_resnet, got 'vit'"
-    ):
+    with pytest.raises(ValueError, match=r"arch must be one of bayesian_ensemble, .*, robust_resnet, got 'vit'"):
         stages.run(pretrain, {"arch": "vit"})
     assert not list(Path("data/backbones").glob("*"))
 
@@ -127,6 +125,23 @@ def test_a_backbone_of_other_bands_is_refused(project: Path) -> None:
     facts = tables.read_json(project / "data/shards/statistics.json")
     tables.write_json({**facts, "bands": ["g", "VIS", "r"]}, project / "data/shards/statistics.json")
     with pytest.raises(schema.ContractError, match="bands must be"):
+        stages.run(train, {"arch": "robust_resnet"})
+
+
+def test_every_augmentation_at_once_trains_to_the_same_bytes(project: Path) -> None:
+    text = Path("params.yaml").read_text()
+    for name, most in (("shift_pixels", 0.5), ("psf_jitter", 0.02), ("depth_mag", 0.5)):
+        text = text.replace(f"{name}: 0.0", f"{name}: {most}")
+    Path("params.yaml").write_text(text.replace("epochs: 12", "epochs: 1"))
+    first = go("enhanced_vit")
+    assert go("enhanced_vit") == first
+
+
+def test_physics_asked_of_a_network_without_it_is_refused(project: Path) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("required: []", "required: [robust_resnet]"))
+    stages.run(pretrain, {"arch": "robust_resnet"})
+    with pytest.raises(ValueError, match="physics in the loss, got robust_resnet: it knows no term"):
         stages.run(train, {"arch": "robust_resnet"})
 
 

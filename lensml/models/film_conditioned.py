@@ -1,5 +1,7 @@
 """film_conditioned: a residual network whose blocks 2, 3 and 4 are modulated by the metadata."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from lensml.models.film import Film
@@ -27,6 +29,6 @@ class FilmConditioned(Network):
         return pooled(maps)
 
 
-def build(size: str, bands: int, stamp_pixels: int, metadata: int) -> Network:
+def build(size: str, bands: Sequence[str], stamp_pixels: int, metadata: int) -> Network:
     """The network; it takes stamps of any side."""
-    return FilmConditioned(size, bands, metadata)
+    return FilmConditioned(size, len(bands), metadata)

@@ -83,16 +83,3 @@ def resized(stamps: Tensor, pixels: int | None) -> Tensor:
     if pixels is None or stamps.shape[-1] == pixels:
         return stamps
     return functional.interpolate(stamps, size=(pixels, pixels), mode="bilinear", align_corners=False)
-
-
-def with_noise(stamps: Tensor, sigma_max: float) -> Tensor:
-    """The stamps as a shallower exposure would show them: Gaussian noise added to the flux.
-
-    Parameters
-    ----------
-    stamps : (B, C, H, W) asinh(flux / sky sigma); what is exactly 0, bad pixels and missing bands, stays 0
-    sigma_max : per object the noise is uniform in [0, sigma_max], in units of the band's own sky sigma
-    """
-    sigma = sigma_max * torch.rand(len(stamps), 1, 1, 1, device=stamps.device, dtype=stamps.dtype)
-    noise = sigma * torch.randn_like(stamps) * (stamps != 0)
-    return torch.asinh(torch.sinh(stamps) + noise)

@@ -1,6 +1,6 @@
 """Batches of a split, made whole from its shards: pixels, metadata, label and weight."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,15 @@ from lensml.store.shards import ShardReader
 
 LABEL_VALUES: Final = {"lens": 1.0, "nonlens": 0.0}
 IMAGES: Final = ("stamps", "log_variance", "psf")  # what is turned together
+DRAWS: Final = 5  # numbers for each object that decide how it is augmented
 
 Batch = dict[str, Tensor]
+Augment = Callable[[Batch, Tensor, int], Batch]  # of a batch, `DRAWS` numbers in [0, 1) for each object, and a seed
+
+
+def turned_by_draw(batch: Batch, numbers: Tensor, seed: int) -> Batch:
+    """Every object in one of its eight flips and quarter turns; an `Augment`."""
+    return batch | turned_by(batch, (8 * numbers[:, 0]).long())
 
 
 class Batches:
@@ -28,8 +35,9 @@ class Batches:
     folder : of the split's shards
     statistics : of the train split, see `lensml.catalog.statistics.fit`
     batch_size : the most objects in a batch; sizes differ by one at the most, so that none is tiny
-    seed : of the order and of the flips and quarter turns; None: the shards' order and no augmentation
-    beside : of `lensml.models.network.BESIDE`, what is added
+    seed : of the order and of the augmentation; None: the shards' order and no augmentation
+    beside : of `lensml.models.network.BESIDE`, what is added; also psf_fwhm (B,), arcsec, NaN where unknown
+    augment : how objects are changed, each epoch anew
 
     Raises
     ------
@@ -44,6 +52,7 @@ class Batches:
         batch_size: int,
         seed: int | None,
         beside: tuple[str, ...] = (),
+        augment: Augment = turned_by_draw,
     ) -> None:
         self.reader = ShardReader(folder, tuple(statistics["bands"]))
         sides = self.reader.stamp_pixels, statistics["stamp_pixels"]
@@ -57,24 +66,36 @@ class Batches:
         self.label = torch.tensor([LABEL_VALUES.get(label, np.nan) for label in index["label"]], dtype=torch.float32)
         self.weight = torch.from_numpy(stats.weights(index, statistics))
         self.theta_e_arcsec = torch.from_numpy(stats.values(index, "theta_e_arcsec")).float()
-        self._told = {"pixel_scale": _column(index, "pixel_scale"), "sky_sigma": _per_channel(index, self.reader.bands)}
-        self._batch_size, self._seed, self._beside = batch_size, seed, beside
+        self._told = {name: _column(index, name) for name in ("pixel_scale", "psf_fwhm")}
+        self._told["sky_sigma"] = _per_channel(index, self.reader.bands)
+        self._batch_size, self._seed, self._beside, self._augment = batch_size, seed, beside, augment
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
         return -(-len(self.reader) // self._batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """All batches of an epoch, each object once; see `take`."""
+    def epoch(self, epoch: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """All batches of an epoch, each object once; see `take`.
+
+        Of `world` processes that share every batch between them this is the one of number `rank`: it gets the objects
+        rank, rank + world, ... of each. Which they are and how they are turned, shifted and broadened does not depend
+        on `world`; the noise of their pixels does.
+
+        Raises
+        ------
+        ValueError
+            A batch has not an object for every process.
+        """
         rows = np.arange(len(self.reader))
         if self._seed is None:
-            yield from (self.take(part) for part in self._parts(rows))
+            yield from (self.take(_share(part, rank, world)) for part in self._parts(rows))
             return
         rng = np.random.default_rng((self._seed, epoch))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        for part in self._parts(rng.permutation(rows)):
-            batch = self.take(part)
-            yield batch | turned({name: batch[name] for name in IMAGES if name in batch}, generator)
+        for number, part in enumerate(self._parts(rng.permutation(rows))):
+            numbers = torch.rand(len(part), DRAWS, generator=generator)
+            seed = np.random.SeedSequence((self._seed, epoch, number, rank)).generate_state(1)[0]
+            yield self._augment(self.take(_share(part, rank, world)), numbers[rank::world], int(seed))
 
     def take(self, rows: NDArray[np.integer]) -> Batch:
         """The objects in these rows of the index, as one batch.
@@ -112,8 +133,18 @@ class Batches:
         return np.array_split(rows, len(self)) if len(rows) else []
 
 
+def _share(part: NDArray[np.integer], rank: int, world: int) -> NDArray[np.integer]:
+    if len(part) < world:
+        raise ValueError(
+            f"a batch must have an object for each of {world} processes, got {len(part)}. Raise batch_size, or lower "
+            "train.fit.hardware.devices (params.yaml)."
+        )
+    return part[rank::world]
+
+
 def _column(index: pl.DataFrame, name: str) -> Tensor:
-    return torch.from_numpy(index[name].to_numpy().astype(np.float32))
+    """NaN where it is null."""
+    return torch.from_numpy(index[name].cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float32))
 
 
 def _per_channel(index: pl.DataFrame, channels: tuple[str, ...]) -> Tensor:
@@ -134,6 +165,11 @@ def turned(images: Batch, generator: torch.Generator) -> Batch:
         return {}
     draws = torch.randint(8, (next(iter(images.values())).shape[0],), generator=generator)
     return {name: _turn(image, draws) for name, image in images.items()}
+
+
+def turned_by(batch: Batch, draws: Tensor) -> Batch:
+    """The images of a batch, each object's in the way that its number (B,) from 0 to 7 says."""
+    return {name: _turn(batch[name], draws) for name in IMAGES if name in batch}
 
 
 def _turn(image: Tensor, draws: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def load(path: Path) -> tuple[Network, Checkpoint]:
     """
     checkpoint = _checked(Checkpoint, read(path), path)
     network = models.build(
-        checkpoint.arch, checkpoint.size, len(checkpoint.bands), checkpoint.stamp_pixels, checkpoint.metadata
+        checkpoint.arch, checkpoint.size, checkpoint.bands, checkpoint.stamp_pixels, checkpoint.metadata
     )
     _into(network, checkpoint.state_dict, path, strict=True)
     return network.eval(), checkpoint

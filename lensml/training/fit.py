@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from lensml import config
 from lensml.models.network import Network
-from lensml.training import predict
-from lensml.training.module import Batches, Classification, Optimised, Regression, Schedule
-from lensml.training.progress import Best, Log, Reseed, Resume
+from lensml.training import physics, predict, processes
+from lensml.training.module import Aim, Batches, Classification, Optimised, Regression, Schedule
+from lensml.training.progress import Bar, Best, Log, Pace, Plateau, Reseed, Resume
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +43,7 @@ class Fitted:
     logits: NDArray[np.float64]  # (validation object,)
     epoch: int
     auprc: float
+    stamps_per_s: float  # of the training
 
 
 def fingerprint(**content: Any) -> str:
@@ -98,17 +99,25 @@ def pretrain(
         return 0
     schedule = Schedule(params.epochs, params.learning_rate, params.weight_decay, params.warmup_fraction, 1)
     module = Regression(network, batches, schedule, torch.from_numpy(standard).float())
-    _train(module, params.seed, params.gradient_clip_norm, [log], run)
+    _train(module, params.seed, params.gradient_clip_norm, [log], run, devices=1)
     return known
 
 
-def fit(network: Network, train: Batches, val: Batches, params: config.Fit, run: Run) -> Fitted:
+def fit(
+    network: Network, train: Batches, val: Batches, params: config.Fit, run: Run, arch: str | None = None
+) -> Fitted:
     """Train on the one, stop by AUPRC on the other; the network ends with the weights of the best epoch.
+
+    Of several processes (`lensml.training.processes`) the first alone comes back from here.
+
+    Parameters
+    ----------
+    arch : the network's name in params.yaml, for what is stated by architecture
 
     Raises
     ------
     ValueError
-        A loss is not finite, or batches do not make up an effective batch.
+        A loss is not finite, batches do not make up an effective batch, or the network lacks the physics asked for.
     """
     accumulate, rest = divmod(params.effective_batch_size, params.batch_size)
     if rest or not accumulate:
@@ -116,13 +125,21 @@ def fit(network: Network, train: Batches, val: Batches, params: config.Fit, run:
             "train.fit.effective_batch_size must be a multiple of train.fit.batch_size, got "
             f"{params.effective_batch_size} and {params.batch_size} (params.yaml)."
         )
-    schedule = Schedule(params.epochs, params.learning_rate, params.weight_decay, params.warmup_fraction, accumulate)
-    module = Classification(network, train, schedule, val, params.label_smoothing)
-    best, log = Best("val_auprc", params.patience_epochs), Log(run.log, {"objects": len(train.object_ids)})
-    _train(module, params.seed, params.gradient_clip_norm, [best, log], run)
+    terms = physics.asked(network, arch, params.physics)
+    cosine, plan = params.schedule == "cosine", params.plateau
+    schedule = Schedule(
+        params.epochs, params.learning_rate, params.weight_decay, params.warmup_fraction, accumulate, cosine
+    )
+    aim = Aim(params.label_smoothing, terms, params.physics.warmup_epochs, params.ema_decay)
+    best, log, pace = Best("val_auprc", params.patience_epochs), Log(run.log, _about(train, params)), Pace()
+    falling = [] if cosine else [Plateau("val_auprc", plan.factor, plan.patience_epochs)]
+    module = Classification(network, train, schedule, val, aim)
+    compression = processes.Compression(params.hardware.gradient_compression)
+    callbacks = [pace, *falling, compression, best, log]
+    _train(module, params.seed, params.gradient_clip_norm, callbacks, run, **_placed(params, arch))
     log.end({"best_epoch": best.epoch, "best_val_auprc": best.value})
     network.load_state_dict(best.weights)
-    return Fitted(predict.logits(network, val.epoch(0)), best.epoch, best.value)
+    return Fitted(predict.logits(network, val.epoch(0)), best.epoch, best.value, pace.stamps_per_s)
 
 
 def standardised(targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,19 +157,35 @@ def standardised(targets: NDArray[np.float64]) -> NDArray[np.float64]:
     return standard
 
 
-def _train(module: Optimised, seed: int, clip: float, watching: list[Callback], run: Run) -> None:
+def _about(train: Batches, params: config.Fit) -> dict[str, float]:
+    return {"objects": len(train.object_ids), "batch_size": params.batch_size}
+
+
+def _train(module: Optimised, seed: int, clip: float, watching: list[Callback], run: Run, **placed: Any) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    resume = Resume(run.resume, run.fingerprint)
+    resume, shown = Resume(run.resume, run.fingerprint), sys.stderr.isatty()
+    bar = [Bar(c) for c in watching if isinstance(c, Pace) and shown]
     trainer = lightning.Trainer(
         max_epochs=module.schedule.epochs, accumulate_grad_batches=module.schedule.accumulate, gradient_clip_val=clip,
-        callbacks=[Reseed(seed), *watching, resume], deterministic=True, devices=1, logger=False,
-        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
-        num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1,
+        callbacks=[Reseed(seed), *bar, *watching, resume], deterministic=True, logger=False,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=shown,
+        num_sanity_val_steps=0, reload_dataloaders_every_n_epochs=1, use_distributed_sampler=False, **placed,
     )  # fmt: skip
     found = resume.found()
     with warnings.catch_warnings():
         # Lightning 2.6's own use of a class that torch 2.15 renames
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         trainer.fit(module, ckpt_path=found, weights_only=True if found else None)
+    processes.end_others(trainer)
     module.cpu()
     resume.clear()
+
+
+def _placed(params: config.Fit, arch: str | None) -> dict[str, Any]:
+    """Where and in what precision, in Lightning's words."""
+    hardware = params.hardware
+    processes.keep_threads(hardware.devices * hardware.nodes, torch.get_num_threads())
+    return {
+        "accelerator": hardware.accelerator, "devices": hardware.devices, "num_nodes": hardware.nodes,
+        "strategy": hardware.strategy, "precision": params.precision_of(arch),
+    }  # fmt: skip

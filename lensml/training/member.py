@@ -13,8 +13,9 @@ from lensml.catalog import statistics as stats
 from lensml.models.network import Network
 from lensml.schema import MISSING_REDSHIFT, SCHEMA_VERSION, ContractError
 from lensml.store import shards
-from lensml.training import checkpoint
-from lensml.training.batches import Batches
+from lensml.training import checkpoint, physics, probe
+from lensml.training.augment import Augmented
+from lensml.training.batches import Batch, Batches
 from lensml.training.fit import Run, fingerprint, fit, pretrain, reproducible
 
 PACKAGES: Final = ("torch", "timm", "lightning")
@@ -51,13 +52,15 @@ def pretrained(
 def trained(
     arch: str, train: Path, val: Path, statistics: stats.Statistics, backbone: Path, params: config.Fit,
     log: Path, resume: Path,
-) -> tuple[checkpoint.Checkpoint, pl.DataFrame]:  # fmt: skip
-    """A trained network and its logits for the validation split, schema.SCORES.
+) -> tuple[checkpoint.Checkpoint, pl.DataFrame, float]:  # fmt: skip
+    """A trained network, its logits for the validation split, schema.SCORES, and the training's stamps per second.
 
     Raises
     ------
     ContractError
         The backbone was made for another network, or a split lacks one of the labels.
+    ValueError
+        params.yaml asks for physics that the network does not know.
     """
     for folder in (train, val):
         _both_labels(folder)
@@ -67,13 +70,17 @@ def trained(
     )  # fmt: skip
     with reproducible(params.seed, params.threads):
         network = _network(arch, params.size, statistics)
+        physics.asked(network, arch, params.physics)
         _from_backbone(network, arch, params.size, statistics, backbone)
-        batches = Batches(train, statistics, params.batch_size, params.seed, network.needs)
-        checks = Batches(val, statistics, params.batch_size, None, network.needs)
-        fitted = fit(network, batches, checks, params, Run(log, resume, of))
+        size = probe.batch_size(network, lambda n: _example(train, statistics, network, n), params)
+        change = Augmented(params.augment)
+        batches = Batches(train, statistics, size, params.seed, (*network.needs, *change.needs), change)
+        checks = Batches(val, statistics, size, None, network.needs)
+        fitting = params.model_copy(update={"batch_size": size})
+        fitted = fit(network, batches, checks, fitting, Run(log, resume, of), arch)
     index = checks.reader.index
     scores = index.select("object_id", "group_id", "survey", "label").with_columns(logit=pl.Series(fitted.logits))
-    return _described(network, arch, statistics, batches.reader.index, params), scores
+    return _described(network, arch, statistics, batches.reader.index, params), scores, fitted.stamps_per_s
 
 
 def psf_targets(index: pl.DataFrame) -> dict[str, float]:
@@ -84,7 +91,12 @@ def psf_targets(index: pl.DataFrame) -> dict[str, float]:
 
 
 def _network(arch: str, size: str, statistics: stats.Statistics) -> Network:
-    return models.build(arch, size, len(statistics["bands"]), statistics["stamp_pixels"], _metadata(statistics))
+    return models.build(arch, size, statistics["bands"], statistics["stamp_pixels"], _metadata(statistics))
+
+
+def _example(folder: Path, statistics: stats.Statistics, network: Network, objects: int) -> Batch:
+    batches = Batches(folder, statistics, objects, None, network.needs)
+    return batches.take(np.arange(objects) % len(batches.object_ids))
 
 
 def _metadata(statistics: stats.Statistics) -> int:

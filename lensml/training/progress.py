@@ -1,6 +1,7 @@
 """What happens around each epoch: a fresh seed, the best epoch kept, dvclive's files, the file to resume from."""
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import lightning
 import numpy as np
 import torch
 from dvclive.live import Live
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from torch import Tensor
 
 from lensml.schema import ContractError
-from lensml.training import checkpoint
+from lensml.training import checkpoint, processes
 from lensml.training.module import Optimised
 
 RESUME_KEY = "fingerprint"
@@ -25,7 +26,68 @@ class Reseed(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1)[0]))
+        key = (self.seed, trainer.current_epoch, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+class Pace(Callback):
+    """Stamps per second of the training, of all processes together, validation left out; no file holds it."""
+
+    def __init__(self) -> None:
+        self.objects, self.seconds, self.since = 0, 0.0, 0.0
+
+    @property
+    def stamps_per_s(self) -> float:
+        return self.objects / self.seconds if self.seconds else 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        now = time.perf_counter()
+        self.objects, self.seconds = (
+            self.objects + len(batch["row"]) * processes.world(),
+            self.seconds + now - self.since,
+        )
+        self.since = now
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, with stamps per second."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self.pace = pace
+
+    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> Any:
+        return {**super().get_metrics(trainer, pl_module), "stamps/s": f"{self.pace.stamps_per_s:.0f}"}
+
+
+class Plateau(Callback):
+    """Lowers the learning rate by a factor whenever the score has not risen for more than `patience` epochs."""
+
+    def __init__(self, score: str, factor: float, patience: int) -> None:
+        self.score, self.factor, self.patience = score, factor, patience
+        self.value, self.waited = -np.inf, 0
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.score])
+        self.waited = 0 if value > self.value else self.waited + 1
+        self.value = max(value, self.value)
+        if self.waited > self.patience:
+            self.waited = 0
+            scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+            scheduler.base_lrs = [rate * self.factor for rate in scheduler.base_lrs]  # the warm-up's steps start there
+            for group in scheduler.optimizer.param_groups:
+                group["lr"] *= self.factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.value, self.waited = state_dict["value"], state_dict["waited"]
 
 
 class Best(Callback):
@@ -44,7 +106,7 @@ class Best(Callback):
         self.waited += 1
         if value > self.value and isinstance(pl_module, Optimised):
             self.value, self.epoch, self.waited = value, trainer.current_epoch, 0
-            self.weights = checkpoint.weights(pl_module.network)
+            self.weights = checkpoint.weights(pl_module.judged)
         trainer.should_stop = self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,7 +132,10 @@ class Folder(Live):
 
 
 class Log(Callback):
-    """Each epoch's metrics into dvclive's folder; after a resume the earlier epochs are written again."""
+    """Each epoch's metrics and the learning rate after it into dvclive's folder; after a resume all of them again.
+
+    Of several processes the first alone writes.
+    """
 
     def __init__(self, folder: Path, about: dict[str, float]) -> None:
         self.folder, self.about = folder, about
@@ -86,19 +151,24 @@ class Log(Callback):
         self._tell(about)
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.begin()
+        if trainer.is_global_zero:
+            self.begin()
         for row in self.history:
-            self._write(row)
+            self._write(row, trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         row = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.history.append(row)
-        self._write(row)
+        self._write(row, trainer)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.live.end()
+        if trainer.is_global_zero:
+            self.live.end()
 
-    def _write(self, row: dict[str, float]) -> None:
+    def _write(self, row: dict[str, float], trainer: lightning.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
         for name, value in row.items():
             self.live.log_metric(name, value)
         self.live.next_step()
@@ -130,7 +200,8 @@ class Resume(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.part)
-        self.part.replace(self.file)
+        if trainer.is_global_zero:
+            self.part.replace(self.file)
 
     def found(self) -> Path | None:
         """The file of an earlier run with the same inputs; any other, and a broken one, is none and is removed."""
