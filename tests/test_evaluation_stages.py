@@ -44,6 +44,7 @@ def objects(survey: str, n: int, first: int) -> tuple[pl.DataFrame, np.ndarray, 
         "sky_sigma": [[2.0] * len(bands)] * n,
         "magnitude": rng.normal(20, 1, (n, len(bands))).tolist(),
         "half_light_radius": rng.random(n).tolist(),
+        "pixel_scale": [0.168] * n,
     }
     flux = rng.normal(0, 2, (n, len(bands), SIDE, SIDE)) + 6 * lens[:, None, None, None] * rng.random((n, 1, 1, 1))
     table = pl.DataFrame(values, schema=schema.SHARD_INDEX).drop(shards.PLACED)
