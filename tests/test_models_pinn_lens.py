@@ -12,7 +12,7 @@ from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 from torch import Tensor
 
-from lensml.models import lens_fit, lens_search, pinn_lens
+from lensml.models import lens_fit, lens_refine, lens_search, pinn_lens
 from lensml.models.lens_fit import FREE, Lens, Observed
 from lensml.store.quantisation import BAD_LOG_VARIANCE
 
@@ -58,6 +58,12 @@ def fit_numbers(objects: int = 1) -> Tensor:
         pair(lens_fit.SOURCE_E, *VALUES[8:10]),
     ]  # fmt: skip
     return torch.cat(parts).expand(objects, FREE)
+
+
+def diverged() -> pinn_lens.PinnLens:
+    net = made()
+    torch.nn.init.constant_(net.to_free.weight, math.nan)
+    return net
 
 
 def made(size: str = "tiny") -> pinn_lens.PinnLens:
@@ -141,11 +147,25 @@ def test_a_planted_lens_explains_its_pixels_and_noise_has_none() -> None:
     assert bool((other.gain < 0.7 * found.gain).all())
 
 
+def test_a_lens_whose_images_fall_outside_has_no_amplitude_and_finite_gradients() -> None:
+    """What the FFT leaves there, 1e-12 of the light, once had an amplitude of 1e12 and an infinite gradient."""
+    data = planted(truth(), noise=True)
+    numbers = [4.5, 0.0, 2.5, -1.4, -1.2, -2.6, -2.9, -3.1, -2.0, 0.2]
+    free = torch.tensor([numbers], dtype=torch.float64, requires_grad=True)
+    match = lens_fit.match(lens_fit.rendered(lens_fit.lens(free), data.psf, PIXELS), data)
+    assert 0 <= float(match.gain.detach()) < 1
+    pinn_lens.physics_terms(lens_fit.lens(free), torch.ones_like(free[:, 0]), match, data)[
+        "lens_equation"
+    ].value.sum().backward()
+    assert free.grad is not None
+    assert torch.isfinite(free.grad).all()
+
+
 def test_refined_finds_theta_e_and_its_error() -> None:
     objects = 40
     data, true = planted(truth(10.0), noise=True, objects=objects), fit_numbers(objects)
     start = true + 0.1 * torch.randn(true.shape, generator=torch.Generator().manual_seed(1)).double()
-    found = lens_fit.refined(start, start, torch.ones_like(start), data, steps=10, trust=1.0)
+    found = lens_refine.refined(start, start, torch.ones_like(start), data, steps=10, trust=1.0)
     off = torch.log(lens_fit.lens(found.free).theta_e / VALUES[0])
     error = found.covariance[:, 0, 0].sqrt() * lens_fit.theta_e_slope(found.free[:, 0])
     before = torch.log(lens_fit.lens(start).theta_e / VALUES[0])
@@ -157,7 +177,7 @@ def test_without_pixels_the_prior_is_all_there_is() -> None:
     data = planted(truth(), noise=False)
     blind = data._replace(variance=torch.full_like(data.variance, torch.inf))
     prior = torch.linspace(0.1, 1, FREE).double()[None]
-    found = lens_fit.refined(fit_numbers(), fit_numbers(), prior, blind, steps=2, trust=1.0)
+    found = lens_refine.refined(fit_numbers(), fit_numbers(), prior, blind, steps=2, trust=1.0)
     torch.testing.assert_close(found.free, fit_numbers())
     torch.testing.assert_close(found.covariance[0].diagonal().sqrt(), prior[0])
 
@@ -248,14 +268,16 @@ def test_the_gate_is_detached_and_statement_and_proposal_are_taught() -> None:
     net, given = made(), batch(4)
     found = net.explained(given)
     assert tuple(found.losses) == net.physics
-    gated = sum(found.losses[name].sum() for name in net.physics if name != "theta_e")
+    gated = torch.stack([found.losses[name].sum() for name in net.physics if name != "theta_e"]).sum()
     gated.backward(retain_graph=True)
     assert net.head.weight.grad is None
     assert net.of_fit[0].weight.grad is None
-    assert net.to_free.weight.grad[:FREE].abs().sum() > 0
-    assert net.to_free.weight.grad[FREE:].abs().sum() == 0  # what is stated holds the proposal, not the other way round
+    slope = net.to_free.weight.grad
+    assert slope is not None
+    assert slope[:FREE].abs().sum() > 0
+    assert slope[FREE:].abs().sum() == 0  # what is stated holds the proposal, not the other way round
     found.losses["theta_e"].sum().backward()
-    assert (net.to_free.weight.grad[FREE:].abs().sum(dim=1) > 0).all()
+    assert (slope[FREE:].abs().sum(dim=1) > 0).all()  # added to in place
 
 
 def test_surprise_is_the_normal_likelihood_of_ln_theta_e_where_known() -> None:
@@ -329,8 +351,21 @@ def test_moments_and_harmonics_say_where_things_are() -> None:
 
 
 def test_plausible_by_each_part_of_its_rule() -> None:
-    good = dict.fromkeys(pinn_lens.LensFit._fields, 0.1) | {"theta_e_arcsec": 1.2, "chi2_gain": 60.0, "defined": True}
-    faults = [{}, {"theta_e_arcsec": 6.0}, {"e1": 0.45}, {"gamma2": 0.25}, {"source_x_arcsec": 1.3},
-              {"source_size_arcsec": 1.5}, {"chi2_gain": 10.0}, {"defined": False}]  # fmt: skip
+    good: dict[str, float] = dict.fromkeys(pinn_lens.LensFit._fields, 0.1) | {
+        "theta_e_arcsec": 1.2,
+        "chi2_gain": 60.0,
+        "defined": True,
+    }
+    faults: list[dict[str, float]] = [
+        {}, {"theta_e_arcsec": 6.0}, {"e1": 0.45}, {"gamma2": 0.25}, {"source_x_arcsec": 1.3},
+        {"source_size_arcsec": 1.5}, {"chi2_gain": 10.0}, {"defined": False},
+    ]  # fmt: skip
     columns = {name: torch.tensor([(good | fault)[name] for fault in faults]) for name in good}
     assert pinn_lens.plausible(pinn_lens.LensFit(**columns)).tolist() == [True] + [False] * (len(faults) - 1)
+
+
+def test_a_network_that_diverged_says_so_in_its_numbers() -> None:
+    """The training names the objects whose loss is not finite: no rendering may stop it before."""
+    found = diverged().explained(batch(3))
+    assert not torch.isfinite(found.logit).any()
+    assert found.failed.all()

@@ -1,9 +1,9 @@
-"""A lens model fitted to what the host's light leaves of a stamp: rendering, amplitude and error in closed form.
+"""A lens model beside what the host's light leaves of a stamp: rendering, and amplitude and host in closed form.
 
 One isothermal ellipsoid about the stamp's centre with external shear, one elliptical exponential disc behind it. All
-bands share the rendering, since psf-match gave them one PSF; each has its own amplitude, which is linear: no colour is
-assumed, and amplitude 0 is the fit without a lens. Lengths are in half sides of the stamp, so that one network serves
-every pixel scale. The amplitude is projected out of the derivatives as by Kaufman (1975, BIT 15, 49).
+bands share one PSF since psf-match, so they are stacked and compared with one image. Its amplitude and a change of the
+host's profile are linear: both follow, and amplitude 0 is the fit without a lens. Lengths are in half sides of the
+stamp, so that one network serves every pixel scale.
 """
 
 import math
@@ -30,14 +30,11 @@ MASS_E: Final = 0.5  # (1 - q) / (1 + q): q above 1 / 3
 SHEAR: Final = 0.25
 OFFSET: Final = 1.2  # of theta_E: beyond it there is one image
 SOURCE_E: Final = 0.6
+SEEN_MIN: Final = 1e-3  # share of a source's light on the stamp below which its amplitude falls to 0
 KNOTS: Final = (0.0, 0.08, 0.16, 0.26, 0.38, 0.52, 0.7, 0.95, 1.3)  # of the host's profile, half sides
 RIDGE: Final = 1e-3  # on its values, of their mean weight: a ring without pixels stays 0
 # Free numbers of a lens in their order: theta_E, mass ellipticity, shear, source place, size, ellipticity.
 FREE: Final = 10
-# How far they may move from the encoder's proposal: theta_E has its own error; a prior of e and shear near the sky's.
-PRIOR: Final = (1.0, 0.5, 0.5, 0.3, 0.3, 1.0, 1.0, 1.0, 1.0, 1.0)
-STEP: Final = 0.02  # of the derivatives by differences
-DAMPING: Final = (1e-2, 0.2, 5.0)  # at the start, after a step that helped, after one that did not
 
 
 class Observed(NamedTuple):
@@ -76,26 +73,21 @@ class Match(NamedTuple):
     freedom: Tensor  # (B,) pixels used
 
 
+class _Stack(NamedTuple):
+    """Sums over bands and the pixels of each of the fit's, (B, n, n)."""
+
+    weight: Tensor
+    light: Tensor  # weight times flux
+    host: Tensor
+    good: Tensor  # how many
+
+
 class White(NamedTuple):
     """A host whose profile is free, over each pixel's sigma."""
 
     weight: Tensor  # (B, N) one over sigma, 0 where not used
     rings: Tensor  # (B, N, K)
     root: Tensor  # (B, K, K) of the rings' normal matrix, Cholesky's
-
-
-class _Quadratic(NamedTuple):
-    force: Tensor  # (B, FREE)
-    curvature: Tensor  # (B, FREE, FREE)
-    match: Match
-    scale: Tensor  # (B,) of chi2
-
-
-class Refined(NamedTuple):
-    """The most probable free numbers and their covariance."""
-
-    free: Tensor  # (B, FREE)
-    covariance: Tensor  # (B, FREE, FREE)
 
 
 @torch.no_grad()
@@ -114,32 +106,20 @@ def observed(images: Tensor, log_variance: Tensor, psf: Tensor, sky_sigma: Tenso
     Observed
         An object that is not `defined` has no pixels, and a point for a PSF.
     """
-    owner, band = torch.nonzero(sky_sigma > 0, as_tuple=True)
-    sigma = sky_sigma[owner, band][:, None, None]  # of the bands that are there, (P, 1, 1)
-    seen, flux = (torch.sinh(images.unflatten(1, (2, -1))[owner, :, band]) * sigma[:, None]).unbind(1)
-    log = log_variance[owner, band]
-    good = log != BAD_LOG_VARIANCE
-    variance = torch.exp(log) * sigma**2 + (HOST_ERROR * (seen - flux)) ** 2
-    weight = torch.where(good, 1 / variance, 0.0)
-    side = flux.shape[-1]
-    factor = next(f for f in range(max(1, side // GRID), 0, -1) if side % f == 0)
-
-    def stacked(maps: Tensor) -> Tensor:
-        return _binned(maps.new_zeros(len(images), side, side).index_add(0, owner, maps), factor)
-
-    total, light = (stacked(torch.where(good, weight * v, 0.0)) for v in (torch.ones_like(flux), flux))
-    host = stacked(torch.where(good, seen / sigma**2, 0.0))  # by the sky alone: its own error would hollow it out
-    used = stacked(good.to(flux.dtype)) >= factor**2 / 2
-    kernel = _kernel(psf, factor, side // factor)
-    defined = torch.stack([torch.isfinite(v).flatten(1).all(dim=1) for v in (total, light, host, kernel)]).all(dim=0)
+    stack = _stacked(images, log_variance, sky_sigma)
+    side, factor = stack.light.shape[-1], images.shape[-1] // stack.light.shape[-1]
+    kernel = _kernel(psf, factor, side)
+    numbers = (stack.weight, stack.light, stack.host, kernel)
+    defined = torch.stack([torch.isfinite(v).flatten(1).all(dim=1) for v in numbers]).all(dim=0)
+    used = stack.good >= factor**2 / 2
     defined = defined & used.flatten(1).any(dim=1)
     used, kept = used & defined[:, None, None], defined[:, None, None, None]
     point = functional.pad(kernel.new_ones(1, 1, 1, 1), [kernel.shape[-1] // 2] * 4)
-    mean = torch.where(used, light / _positive(total), 0.0)
-    error = 1 / _positive(total)
-    seen_light = (mean**2 - LIGHT_FROM**2 * error).clamp(min=0)  # no error from what may be noise
-    error = torch.where(used, error + LIGHT_ERROR**2 * seen_light, torch.inf)
-    rings, shape = _rings(torch.where(used, host, 0.0))
+    error = 1 / positive(stack.weight)
+    mean = torch.where(used, stack.light * error, 0.0)
+    light = (mean**2 - LIGHT_FROM**2 * error).clamp(min=0)  # no error from what may be noise
+    error = torch.where(used, error + LIGHT_ERROR**2 * light, torch.inf)
+    rings, shape = _rings(torch.where(used, stack.host, 0.0))
     return Observed(mean, error, torch.where(kept, kernel, point), rings, shape, defined, factor)
 
 
@@ -200,9 +180,11 @@ def rendered(model: Lens, psf: Tensor, pixels: int) -> Tensor:
 def match(image: Tensor, data: Observed) -> Match:
     """The non-negative amplitude of a rendering (B, n, n), beside a change of the host: chi2 is quadratic in both."""
     maps = torch.stack([data.flux, image], dim=1).flatten(2)
-    flux, shape = without_host(maps, whitened(data)).unbind(1)
+    white = whitened(data)
+    flux, shape = without_host(maps, white).unbind(1)
     across, square = (flux * shape).sum(dim=1), (shape**2).sum(dim=1)
-    amplitude = (across / _positive(square)).clamp(min=0)
+    dark = SEEN_MIN**2 * (white.weight**2).mean(dim=1)
+    amplitude = (across / positive(square + dark)).clamp(min=0)
     gain = amplitude * (2 * across - amplitude * square)
     return Match(amplitude, gain, (flux**2).sum(dim=1), torch.isfinite(data.variance).sum(dim=(1, 2)))
 
@@ -228,53 +210,22 @@ def inflation(found: Match) -> Tensor:
     return ((found.chi2 - found.gain) / found.freedom.clamp(min=1)).clamp(min=1)
 
 
-@torch.no_grad()
-def refined(start: Tensor, centre: Tensor, prior: Tensor, data: Observed, steps: int, trust: float) -> Refined:
-    """Levenberg-Marquardt on chi2 over its `inflation` and the deviation from a Gaussian prior.
+def _stacked(images: Tensor, log_variance: Tensor, sky_sigma: Tensor) -> _Stack:
+    owner, band = torch.nonzero(sky_sigma > 0, as_tuple=True)
+    sigma = sky_sigma[owner, band][:, None, None]  # of the bands that are there, (P, 1, 1)
+    grown = torch.exp(images.unflatten(1, (2, -1))[owner, :, band])
+    seen, flux = ((grown - 1 / grown) * (sigma[:, None] / 2)).unbind(1)  # torch.sinh takes twenty times as long
+    log, side = log_variance[owner, band], images.shape[-1]
+    good = log != BAD_LOG_VARIANCE
+    weight = 1 / (torch.exp(log) * sigma**2 + (HOST_ERROR * (seen - flux)) ** 2)
+    factor = next(f for f in range(max(1, side // GRID), 0, -1) if side % f == 0)
 
-    Parameters
-    ----------
-    start, centre, prior : (B, FREE) where to begin; mean and standard deviation of the prior
-    steps : of them, each FREE + 2 renderings
-    trust : in (0, 1], what the pixels' chi2 is worth against the prior; 1 if the model were right
+    def total(maps: Tensor) -> Tensor:
+        maps = torch.where(good, maps, 0.0)
+        return _binned(maps.new_zeros(len(images), side, side).index_add(0, owner, maps), factor)
 
-    Returns
-    -------
-    Refined
-        Covariance by the curvature, the prior in it.
-    """
-    free, damping = start, torch.full_like(start[:, 0], DAMPING[0])
-    for _ in range(steps):
-        force, curvature, found, scale = _quadratic(free, centre, prior, data, trust)
-        diagonal = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2) * damping[:, None])
-        trial = free + torch.linalg.solve(curvature + diagonal, force)
-        other = match(rendered(lens(trial), data.psf, data.flux.shape[-1]), data)
-        less = (other.gain - found.gain) / scale
-        better = less > _deviation(trial, centre, prior) - _deviation(free, centre, prior)
-        free = torch.where(better[:, None], trial, free)
-        damping = damping * torch.where(better, DAMPING[1], DAMPING[2])
-    curvature = _quadratic(free, centre, prior, data, trust).curvature
-    return Refined(free, torch.linalg.inv(curvature))
-
-
-def _quadratic(free: Tensor, centre: Tensor, prior: Tensor, data: Observed, trust: float) -> _Quadratic:
-    """Half the cost about `free`, with an amplitude and a host that follow."""
-    moved = torch.cat([free[:, None], free[:, None] + STEP * torch.eye(FREE).to(free)], dim=1).flatten(0, 1)
-    psf = data.psf.repeat_interleave(FREE + 1, dim=0)
-    images = rendered(lens(moved), psf, data.flux.shape[-1]).unflatten(0, (-1, FREE + 1))
-    found = match(images[:, 0], data)
-    slopes = (images[:, 1:] - images[:, :1]) / STEP
-    maps = torch.cat([data.flux[:, None], images[:, :1], slopes], dim=1).flatten(2)
-    (flux, image), rest = (part := without_host(maps, whitened(data)))[:, :2].unbind(1), part[:, 2:]
-    residual = flux - found.amplitude[:, None] * image
-    rest = rest - (rest @ image[..., None]) * (image / _positive((image**2).sum(dim=1, keepdim=True)))[:, None]
-    rest, scale = rest * found.amplitude[:, None, None], inflation(found) / trust
-    force = (rest @ residual[..., None]).squeeze(2) / scale[:, None] - (free - centre) / prior**2
-    return _Quadratic(force, rest @ rest.mT / scale[:, None, None] + torch.diag_embed(1 / prior**2), found, scale)
-
-
-def _deviation(free: Tensor, centre: Tensor, prior: Tensor) -> Tensor:
-    return (((free - centre) / prior) ** 2).sum(dim=1)
+    host = seen / sigma**2  # by the sky alone: its own error would hollow it out
+    return _Stack(*(total(maps) for maps in (weight, weight * flux, host, torch.ones_like(flux))))
 
 
 def _rings(light: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,7 +248,7 @@ def _inside(pair: Tensor) -> Tensor:
     return pair / torch.sqrt(1 + (pair**2).sum(dim=1, keepdim=True))
 
 
-def _positive(square: Tensor) -> Tensor:
+def positive(square: Tensor) -> Tensor:
     """A divisor that is 0 only together with what it divides."""
     return torch.where(square > 0, square, 1.0)
 

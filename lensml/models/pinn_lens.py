@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lensml.lensing import consistency, mass
-from lensml.models import lens_fit, lens_search
+from lensml.models import lens_fit, lens_refine, lens_search
 from lensml.models.host_light import VIEWS, views
 from lensml.models.lens_fit import FREE, Lens, Match, Observed
 from lensml.models.lens_search import PLACES, THETA_E_COUNT
@@ -34,6 +34,7 @@ LOG_EVIDENCE: Final = 4.0  # of ln(1 + ln likelihood ratio), to bring it near 1
 LN_TRUST: Final = -2.0  # ln of the power of the evidence, at the start: no model is right, no pixel independent
 START_STD: Final = 0.02
 STEPS: Final = 8  # of `fitted`
+TRUST: Final = 0.05  # there, of chi2: sources are no discs, and neighbours no part of the model
 
 # Scales of the physics terms, each of 1/2 of a squared deviation over it, linear from THRESHOLD scales on.
 THRESHOLD: Final = 2.0
@@ -111,15 +112,14 @@ class PinnLens(Network):
 
     @torch.no_grad()
     def fitted(self, stamps: Tensor, metadata: Tensor, **beside: Tensor) -> LensFit:
-        """The proposal moved to where the pixels and it together make it most probable; as (B,) of `LensFit`."""
+        """The proposal moved to where the pixels and what is stated make it most probable; as (B,) of `LensFit`."""
         found = self._proposed(stamps, metadata, beside)
         stated = lens_fit.theta_e_free(torch.exp(found.stated))
         start = torch.cat([stated[:, None], found.free[:, 1:]], dim=1)
-        slope = lens_fit.theta_e_slope(stated)
-        prior = torch.cat(
-            [(found.error / slope)[:, None], start.new_tensor(lens_fit.PRIOR[1:]).expand(len(start), -1)], dim=1
-        )
-        moved = lens_fit.refined(start, start, prior, found.data, STEPS, min(1.0, float(self.ln_trust.exp())))
+        spread = found.error / lens_fit.theta_e_slope(stated)
+        others = start.new_tensor(lens_refine.PRIOR).expand(len(start), -1)
+        prior = torch.cat([spread[:, None], others], dim=1)
+        moved = lens_refine.refined(start, start, prior, found.data, STEPS, TRUST)
         best = lens_fit.lens(moved.free)
         match = lens_fit.match(lens_fit.rendered(best, found.data.psf, found.data.flux.shape[-1]), found.data)
         error = moved.covariance[:, 0, 0].sqrt() * lens_fit.theta_e_slope(moved.free[:, 0])
@@ -131,24 +131,29 @@ class PinnLens(Network):
         maps = self.backbone.prepared(images)
         for stage in self.backbone.stages:
             maps = stage(maps)
-        told = self.embedding(metadata)
-        evidence = lens_search.evidence(data)
-        profile = evidence.unflatten(1, (THETA_E_COUNT, PLACES)).amax(dim=2)
-        seen = [moments(self.to_maps(maps)), harmonics(data.flux * data.variance.rsqrt()), told]
-        seen += [torch.log1p(profile) / LOG_EVIDENCE, torch.softmax(profile, dim=1)]
-        hidden = self.to_hidden(torch.cat(seen, dim=1))
-        numbers, prior = self.to_free(hidden), self.to_prior(hidden)
-        weight = torch.softmax(torch.exp(self.ln_trust) * profile + prior, dim=1)
-        stated = weight @ lens_search.ln_theta_e().to(weight) + numbers[:, FREE]
-        error = ERROR[0] * torch.exp(math.log(ERROR[1] / ERROR[0]) * torch.sigmoid(numbers[:, FREE + 1]))
-        best = (torch.exp(self.ln_trust) * evidence + prior.repeat_interleave(PLACES, dim=1)).argmax(dim=1)
-        free = numbers[:, :FREE] + lens_search.templates(data.flux.shape[-1]).free.to(numbers)[best]
-        lens = lens_fit.lens(free)
+        told, evidence = self.embedding(metadata), lens_search.evidence(data)
+        seen = [moments(self.to_maps(maps)), harmonics(data.flux * data.variance.rsqrt()), told, *_weighed(evidence)]
+        free, stated, error = self._chosen(self.to_hidden(torch.cat(seen, dim=1)), evidence, data.flux.shape[-1])
+        lens = lens_fit.lens(torch.nan_to_num(free))  # a network that diverged has a logit and a loss that say so
         match = lens_fit.match(lens_fit.rendered(lens, data.psf, data.flux.shape[-1]), data)
         sky = stated + torch.log(_half_side(stamps, beside["pixel_scale"]))
         summary = torch.stack([*_judged(match), stated, torch.log(error), sky], dim=1)
         fit = self.of_fit(torch.cat([free, summary], dim=1))
         return _Proposal(free, stated, error, lens, data, match, torch.cat([pooled(maps), told, fit], dim=1))
+
+    def _chosen(self, hidden: Tensor, evidence: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The free numbers of the proposal, ln theta_E as stated and its error.
+
+        Evidence times a prior of theta_E that the encoder gives: what is stated is its mean, what is proposed its peak,
+        both moved by what the encoder adds.
+        """
+        numbers, prior = self.to_free(hidden), self.to_prior(hidden)
+        evidence = torch.exp(self.ln_trust) * evidence.unflatten(1, (THETA_E_COUNT, PLACES)) + prior[:, :, None]
+        weight = torch.softmax(evidence.amax(dim=2), dim=1)
+        stated = weight @ lens_search.ln_theta_e().to(weight) + numbers[:, FREE]
+        error = ERROR[0] * torch.exp(math.log(ERROR[1] / ERROR[0]) * torch.sigmoid(numbers[:, FREE + 1]))
+        best = evidence.flatten(1).argmax(dim=1)
+        return numbers[:, :FREE] + lens_search.templates(pixels).free.to(numbers)[best], stated, error
 
 
 def physics_terms(lens: Lens, theta_e: Tensor, match: Match, data: Observed) -> dict[str, consistency.Term]:
@@ -221,6 +226,12 @@ def _polar(pixels: int) -> Tensor:
     waves = [torch.ones_like(angle)]
     waves += [turn(m * angle) for m in range(1, ORDERS + 1) for turn in (torch.cos, torch.sin)]
     return torch.cat([ring * wave for wave in waves], dim=1)
+
+
+def _weighed(evidence: Tensor) -> list[Tensor]:
+    """What the grid says of theta_E, whatever the source's place: (B, THETA_E_COUNT) each."""
+    profile = evidence.unflatten(1, (THETA_E_COUNT, PLACES)).amax(dim=2)
+    return [torch.log1p(profile) / LOG_EVIDENCE, torch.softmax(profile, dim=1)]
 
 
 def _judged(match: Match) -> list[Tensor]:
