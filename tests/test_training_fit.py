@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,19 @@ def test_killed_and_resumed_is_as_unbroken(arch: str, tmp_path: Path) -> None:
             trained(tmp_path, "broken", arch=arch, spoil=killing(epoch, batch))
         assert (tmp_path / "resume" / "train.ckpt").exists() == (epoch > 0)
     assert trained(tmp_path, "resumed", arch=arch) == whole
+
+
+def test_a_terminated_training_says_so_and_resumes(tmp_path: Path) -> None:
+    whole, asked = trained(tmp_path, "whole"), []
+
+    def terminate(epoch: int, _: dict[str, Tensor]) -> None:
+        if epoch == 1 and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    with pytest.raises(SystemExit) as ended:
+        trained(tmp_path, "broken", spoil=terminate)
+    assert ended.value.code == 143  # as a shell has it; Lightning's own is 0
+    assert trained(tmp_path, "resumed") == whole
 
 
 @pytest.mark.parametrize("patience", [1, 3])

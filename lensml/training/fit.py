@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 
 from lensml import config
@@ -175,7 +177,10 @@ def _train(module: Optimised, seed: int, clip: float, watching: list[Callback], 
     with warnings.catch_warnings():
         # Lightning 2.6's own use of a class that torch 2.15 renames
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
-        trainer.fit(module, ckpt_path=found, weights_only=True if found else None)
+        try:
+            trainer.fit(module, ckpt_path=found, weights_only=True if found else None)
+        except SIGTERMException:  # a SystemExit, which would say that all went well
+            raise SystemExit(128 + signal.SIGTERM) from None
     processes.end_others(trainer)
     module.cpu()
     resume.clear()
