@@ -192,7 +192,7 @@ def trained(
     val = Stamps(stamps[held], label[held], None)
     with tempfile.TemporaryDirectory() as folder, fit.reproducible(seed, params.train.fit.threads):
         run = fit.Run(Path(folder) / "log", Path(folder) / "resume", "carry_over")
-        told = params.train.fit.model_copy(update={"seed": seed})
+        told = params.train.fit.model_copy(update={"seed": seed, "ema_decay": 0.0})  # a copy would not see as this one
         fit.fit(network, train, val, told, run)
     return network.eval()
 
