@@ -35,7 +35,7 @@ from lensml.sources import SOURCES
 from lensml.store.parallel import in_order
 from lensml.store.stamps import coded
 from lensml.training import fit, predict
-from lensml.training.batches import turned
+from lensml.training.batches import turned_by
 from tests import real_sample
 
 SURVEY, BATCH, PIXELS = "hst", 64, 48
@@ -109,7 +109,9 @@ class Stamps:
             yield batch | {"metadata": there} | self._turned(batch["stamps"], generator)
 
     def _turned(self, stamps: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return turned({"stamps": stamps}, generator) if self.seed is not None else {}
+        if self.seed is None:
+            return {}
+        return turned_by({"stamps": stamps}, torch.randint(8, (len(stamps),), generator=generator))
 
 
 class Plain(Stamps):

@@ -11,7 +11,7 @@ from lensml import config, schema
 from lensml.catalog import statistics
 from lensml.store.shards import read_index
 from lensml.training.augment import Augmented
-from lensml.training.batches import Batches, turned
+from lensml.training.batches import DRAWS, Batches, turned_by_draw
 from tests.fitting import AUGMENT
 
 BANDS = ["g", "r", "i", "VIS"]
@@ -78,9 +78,10 @@ def test_a_turned_scene_is_seen_through_the_turned_psf():
     rng = np.random.default_rng(2)
     scene, psf = rng.normal(size=(40, 1, 12, 12)), rng.random((40, 1, 5, 5))
     seen = np.stack([[convolve2d(s[0], p[0], mode="same")] for s, p in zip(scene, psf, strict=True)])
-    images = {"scene": scene, "stamps": seen, "psf": psf}
-    out = turned({n: torch.from_numpy(i) for n, i in images.items()}, torch.Generator().manual_seed(1))
-    for s, p, expected in zip(out["scene"], out["psf"], out["stamps"], strict=True):
+    images = {"log_variance": scene, "stamps": seen, "psf": psf}
+    numbers = torch.rand(40, DRAWS, generator=torch.Generator().manual_seed(1))
+    out = turned_by_draw({n: torch.from_numpy(i) for n, i in images.items()}, numbers, 0)
+    for s, p, expected in zip(out["log_variance"], out["psf"], out["stamps"], strict=True):
         np.testing.assert_allclose(convolve2d(s[0], p[0], mode="same"), expected[0], atol=1e-12)
 
 
@@ -104,7 +105,8 @@ def test_the_epoch_decides_and_nothing_else(split):
 
 def test_the_eight_turns_are_the_symmetries_of_a_square_equally_often():
     image = torch.arange(9.0).reshape(1, 1, 3, 3).expand(8000, 1, 3, 3)
-    out = turned({"stamps": image}, torch.Generator().manual_seed(1))["stamps"]
+    numbers = torch.rand(8000, DRAWS, generator=torch.Generator().manual_seed(1))
+    out = turned_by_draw({"stamps": image}, numbers, 0)["stamps"]
     ways, counts = torch.unique(out.reshape(8000, 9), dim=0, return_counts=True)
     square = image[0, 0]
     expected = {tuple(torch.rot90(s, k).flatten().tolist()) for s in (square, square.flip(1)) for k in range(4)}

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lensml.lensing.convolution import bin_pixels
 from lensml.lensing.render import Grid, Psf, render_batch
 from lensml.lensing.scene import Epl, Parameters, Sersic, Shear, Table
-from lensml.models.host_light import ellipse
+from lensml.models.host_light import VIEWS, ellipse
+from lensml.models.stretch import sinh
 from lensml.store.quantisation import BAD_LOG_VARIANCE
 
 GRID: Final = 24  # pixels of the fit along a side, at least; finer stamps are binned by whole factors
@@ -213,8 +215,7 @@ def inflation(found: Match) -> Tensor:
 def _stacked(images: Tensor, log_variance: Tensor, sky_sigma: Tensor) -> _Stack:
     owner, band = torch.nonzero(sky_sigma > 0, as_tuple=True)
     sigma = sky_sigma[owner, band][:, None, None]  # of the bands that are there, (P, 1, 1)
-    grown = torch.exp(images.unflatten(1, (2, -1))[owner, :, band])
-    seen, flux = ((grown - 1 / grown) * (sigma[:, None] / 2)).unbind(1)  # torch.sinh takes twenty times as long
+    seen, flux = (sinh(images.unflatten(1, (VIEWS, -1))[owner, :, band]) * sigma[:, None]).unbind(1)
     log, side = log_variance[owner, band], images.shape[-1]
     good = log != BAD_LOG_VARIANCE
     weight = 1 / (torch.exp(log) * sigma**2 + (HOST_ERROR * (seen - flux)) ** 2)
@@ -222,7 +223,8 @@ def _stacked(images: Tensor, log_variance: Tensor, sky_sigma: Tensor) -> _Stack:
 
     def total(maps: Tensor) -> Tensor:
         maps = torch.where(good, maps, 0.0)
-        return _binned(maps.new_zeros(len(images), side, side).index_add(0, owner, maps), factor)
+        whole = maps.new_zeros(len(images), 1, side, side).index_add(0, owner, maps[:, None])
+        return bin_pixels(whole, factor)[:, 0]
 
     host = seen / sigma**2  # by the sky alone: its own error would hollow it out
     return _Stack(*(total(maps) for maps in (weight, weight * flux, host, torch.ones_like(flux))))
@@ -251,11 +253,6 @@ def _inside(pair: Tensor) -> Tensor:
 def positive(square: Tensor) -> Tensor:
     """A divisor that is 0 only together with what it divides."""
     return torch.where(square > 0, square, 1.0)
-
-
-def _binned(maps: Tensor, factor: int) -> Tensor:
-    """Sum over squares of `factor` pixels."""
-    return maps if factor == 1 else maps.unflatten(-2, (-1, factor)).unflatten(-1, (-1, factor)).sum(dim=(-3, -1))
 
 
 def _kernel(psf: Tensor, factor: int, pixels: int) -> Tensor:

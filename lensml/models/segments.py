@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from lensml.models.stretch import sinh
 from lensml.store.quantisation import BAD_LOG_VARIANCE
 
 _GOOD_SHARE: Final = 0.5  # of a segment's pixels, or the band is bad
@@ -112,7 +113,7 @@ def photometry(planes: Planes, outlines: Outlines, owner: Tensor) -> tuple[Tenso
     at = outlines.pixel // (height * width), slice(None), outlines.pixel // width % height, outlines.pixel % width
     sky = planes.sky_sigma[at[0]]
     good = (planes.log_variance[at] < BAD_LOG_VARIANCE) & (sky > 0)
-    flux = torch.where(good, _sinh(planes.images[at]) * sky, 0.0)
+    flux = torch.where(good, sinh(planes.images[at]) * sky, 0.0)
     variance = torch.where(good, torch.exp(planes.log_variance[at]) * (planes.raised[at[0]] * sky) ** 2, 0.0)
     flux, variance, number = (_summed(values, outlines.segment, len(owner)) for values in (flux, variance, good * 1.0))
     area = torch.bincount(outlines.segment, minlength=len(owner))
@@ -163,7 +164,7 @@ def _stacked(
     owner, band = torch.nonzero(sky_sigma > 0, as_tuple=True)
     log_weight = log_variance[owner, band]
     weight = torch.where(log_weight < BAD_LOG_VARIANCE, torch.exp(-log_weight), 0.0)
-    signal = _sinh(residual[owner, band]) * weight
+    signal = sinh(residual[owner, band]) * weight
     scatter = _scatter(_significance(signal, weight, smoothing_pixels))
     sigma = (sky_sigma[owner, band] * scatter)[:, None, None]
     signal = signal * (sky_sigma[owner, band][:, None, None] / sigma**2)
@@ -231,9 +232,3 @@ def _outside(images: Tensor, pixels: float) -> Tensor:
 
 def _summed(values: Tensor, row: Tensor, rows: int) -> Tensor:
     return values.new_zeros(rows, *values.shape[1:]).index_add(0, row, values)
-
-
-def _sinh(values: Tensor) -> Tensor:
-    """torch.sinh, whose float32 loop is slower than two exponentials; to 1e-7 of a sky sigma."""
-    grown = torch.exp(values)
-    return 0.5 * (grown - 1 / grown)

@@ -156,17 +156,6 @@ def _per_channel(index: pl.DataFrame, channels: tuple[str, ...]) -> Tensor:
     return torch.from_numpy(found)
 
 
-def turned(images: Batch, generator: torch.Generator) -> Batch:
-    """Every object in one of its eight flips and quarter turns, drawn anew; all images of an object in the same.
-
-    images : (B, C, y, x) each, square
-    """
-    if not images:
-        return {}
-    draws = torch.randint(8, (next(iter(images.values())).shape[0],), generator=generator)
-    return {name: _turn(image, draws) for name, image in images.items()}
-
-
 def turned_by(batch: Batch, draws: Tensor) -> Batch:
     """The images of a batch, each object's in the way that its number (B,) from 0 to 7 says."""
     return {name: _turn(batch[name], draws) for name in IMAGES if name in batch}
